@@ -1,0 +1,36 @@
+# Every verb makes the virtual environment first if it is missing, so one command is enough on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: env run test lab notebooks bench lint clean
+.DEFAULT_GOAL := env
+
+env: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt  # install again when what is asked for has changed
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+run: env  # the main job: tokenizer, base, mid, SFT and evaluation on built-in rows, from the notebooks
+	$(BIN)/python -m nanolab.course run
+
+test: env
+	$(BIN)/python -m pytest
+
+lab: env
+	$(BIN)/jupyter lab notebooks
+
+notebooks: env  # run every notebook and save it with its outputs; nothing else writes them
+	$(BIN)/python -m nanolab.course notebooks
+
+bench: env
+	$(BIN)/python benchmarks/run.py
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:  # the environment and caches; data_cache/ is yours
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,130 @@
+"""Step 8: weights become files, and files become weights. Nothing is pickled, nothing that is loaded can run code.
+
+    data_cache/checkpoints/<stage>/<model_tag>/step_000123/
+        model.safetensors    the weights
+        meta.json            the model's shape, settings, metrics, where it came from
+        tokenizer.json       the tokenizer it was trained with, so that a checkpoint is complete by itself
+
+A checkpoint is written into a folder beside its place and renamed in, so a reader never sees half of one.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from nanolab.gpt import GPT, GPTConfig
+from nanolab.paths import cache_dir
+from nanolab.tokenizer import Tokenizer
+
+STAGES = ("base", "mid", "sft")
+WEIGHTS, META = "model.safetensors", "meta.json"
+STEP_FOLDER = re.compile(r"step_(\d{6,})")
+
+
+class Checkpoint(NamedTuple):
+    """What `load_checkpoint` gives."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    meta: dict
+    path: Path
+
+
+def stage_dir(stage: str) -> Path:
+    """`<cache>/checkpoints/<stage>`, for a known stage."""
+    if stage not in STAGES:
+        raise ValueError(f"Unknown stage {stage!r}. There are: {', '.join(STAGES)}.")
+    return cache_dir() / "checkpoints" / stage
+
+
+def save_checkpoint(stage: str, model_tag: str, step: int, model: GPT, tokenizer: Tokenizer, meta: dict) -> Path:
+    """Write a checkpoint and return its folder; one that was there for the same step is replaced.
+
+    `meta` is kept as JSON under the keys given; `stage`, `model_tag`, `step`, `model_config` and `tokenizer` (its
+    fingerprint) are added.
+
+    >>> save_checkpoint("sft", "d4", 10, model, tokenizer, {"settings": {}}).name        # doctest: +SKIP
+    'step_000010'
+    """
+    place = stage_dir(stage) / model_tag / f"step_{step:06d}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=place.parent))
+    try:
+        weights = {name: weight.detach().contiguous().cpu() for name, weight in model.state_dict().items()}
+        save_file(weights, beside / WEIGHTS)
+        known = {
+            "stage": stage,
+            "model_tag": model_tag,
+            "step": step,
+            "model_config": asdict(model.config),
+            "tokenizer": tokenizer.fingerprint,
+        }
+        (beside / META).write_text(json.dumps({**known, **meta}, indent=2), encoding="utf-8")
+        tokenizer.save(beside)
+        os.chmod(beside, 0o755)  # mkdtemp makes it private
+        if place.exists():
+            _swap(beside, place)
+        else:
+            beside.rename(place)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    return place
+
+
+def _swap(new: Path, place: Path):
+    """Put `new` where an older checkpoint is, which leaves only once the new one is in place."""
+    old = Path(tempfile.mkdtemp(prefix=".replaced-", dir=place.parent)) / place.name
+    place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old.parent)
+
+
+def find_checkpoint(stage: str, model_tag: str = "", step: int = -1) -> Path:
+    """The folder of a checkpoint. An empty tag means the only one there is; step -1 the last one.
+
+    Raises FileNotFoundError, saying what there is, when it is missing, and ValueError when the tag must be named.
+    """
+    folder = stage_dir(stage)
+    tags = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
+    if not tags:
+        raise FileNotFoundError(f"No {stage} checkpoint in {folder}. Make one first: python -m nanolab {stage}")
+    if not model_tag:
+        if len(tags) > 1:
+            raise ValueError(f"There are several {stage} checkpoints; name one with model_tag: {', '.join(tags)}.")
+        model_tag = tags[0]
+    if model_tag not in tags:
+        raise FileNotFoundError(f"No {stage} checkpoint {model_tag!r} in {folder}. There are: {', '.join(tags)}.")
+    steps = sorted(
+        int(match[1]) for path in (folder / model_tag).iterdir() if (match := STEP_FOLDER.fullmatch(path.name))
+    )
+    if not steps or (step >= 0 and step not in steps):
+        raise FileNotFoundError(f"No step {step} in {folder / model_tag}. There are: {steps or 'none'}.")
+    return folder / model_tag / f"step_{step if step >= 0 else steps[-1]:06d}"
+
+
+def load_checkpoint(stage: str, model_tag: str = "", step: int = -1, device: torch.device | str = "cpu") -> Checkpoint:
+    """Model (in eval mode, on `device`), tokenizer and metadata of a checkpoint, see `find_checkpoint`.
+
+    Raises FileNotFoundError or ValueError naming the file and what to do.
+    """
+    path = find_checkpoint(stage, model_tag, step)
+    try:
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+        model = GPT(GPTConfig(**meta["model_config"]))
+        model.load_state_dict(load_file(path / WEIGHTS))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"The checkpoint {path} is damaged or of another version: {error}") from error
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.fingerprint != meta["tokenizer"]:
+        raise ValueError(f"The checkpoint {path} holds another tokenizer than the one it was trained with.")
+    return Checkpoint(model.to(device).eval(), tokenizer, meta, path)

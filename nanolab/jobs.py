@@ -1,0 +1,382 @@
+"""Beside the line: puts the steps together. A settings object becomes a job, a job yields one report a step.
+
+    job = start(SFTConfig(model_tag="d4", num_iterations=10))     # loads, prints what was loaded, touches no weight
+    for report in run(job):                                       # evaluates, trains, evaluates, saves
+        print(report.loss)
+    job.metrics                                                   # the last evaluation
+
+The job's parts (`job.model`, `job.steps[0]`, `job.optimizers`) are there to be looked at before, between and after steps.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nanolab.batch import StepDataset, StreamDataset
+from nanolab.checkpoint import load_checkpoint, save_checkpoint
+from nanolab.evaluate import evaluate, mean_loss
+from nanolab.gpt import GPT, GPTConfig
+from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum
+from nanolab.paths import cache_dir
+from nanolab.render import conversation_segments, render_conversation
+from nanolab.runtime import describe_machine, pick_device, pick_dtype, seed_everything, versions
+from nanolab.settings import (
+    REAL_VOCAB_SIZE,
+    TOY_VOCAB_SIZE,
+    BaseConfig,
+    MidConfig,
+    SFTConfig,
+    TokenizerConfig,
+)
+from nanolab.tasks import ARC, MMLU, load_text, mid_mixture, mid_validation, sft_mixture, sft_validation
+from nanolab.tokenizer import Tokenizer
+from nanolab.train import Report, Schedule, train
+
+Say = Callable[[str], None]  # where lines of text for people go: print, or something silent
+
+
+@dataclass
+class Job:
+    """Everything a training run needs, before its first step."""
+
+    config: BaseConfig | MidConfig | SFTConfig
+    stage: str
+    model_tag: str
+    model: GPT
+    tokenizer: Tokenizer
+    optimizers: list[torch.optim.Optimizer]
+    steps: Dataset
+    num_iterations: int
+    schedule: Schedule
+    evaluate: Callable[[int], dict[str, float]]  # step -> metrics, {} when none is due
+    dtype: str
+    grad_clip: float = 0.0
+    loss_average: str = "step"
+    provenance: dict = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation of each kind
+    saved: Path | None = None
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of `metrics.jsonl`."""
+        return cache_dir() / "runs" / (self.config.run or f"{self.stage}_{self.model_tag}")
+
+
+def start(config: BaseConfig | MidConfig | SFTConfig, say: Say = print) -> Job:
+    """Make the job that the settings describe. Raises before any work what can be known before it."""
+    starters = {BaseConfig: _start_base, MidConfig: _start_mid, SFTConfig: _start_sft}
+    if type(config) not in starters:
+        raise TypeError(f"Expected BaseConfig, MidConfig or SFTConfig, got {type(config).__name__}.")
+    return starters[type(config)](config, say)
+
+
+def run(job: Job, say: Say = print) -> Iterator[Report]:
+    """Train a job, yielding a Report after each step; evaluate when due; save at the end if the settings say so.
+
+    Evaluations happen before a step's update and once after the last step. Every report is also a line of
+    `metrics.jsonl` in `job.run_dir`, written as it happens.
+    """
+    job.run_dir.mkdir(parents=True, exist_ok=True)
+    loader = DataLoader(job.steps, batch_size=None, sampler=range(job.num_iterations))
+    training = train(
+        job.model,
+        job.optimizers,
+        loader,
+        job.schedule,
+        loss_average=job.loss_average,
+        grad_clip=job.grad_clip,
+        dtype=job.dtype,
+    )
+    with open(job.run_dir / "metrics.jsonl", "w", encoding="utf-8") as metrics_file:
+        for step in range(job.num_iterations):
+            metrics = _evaluate_and_say(job, step, say)
+            report = next(training)
+            report.metrics = metrics
+            _write_line(metrics_file, report)
+            yield report
+        final = _evaluate_and_say(job, job.num_iterations, say)
+        metrics_file.write(json.dumps({"step": job.num_iterations, **final}) + "\n")
+    if job.config.save:
+        meta = {"settings": asdict(job.config), "metrics": job.metrics, "provenance": job.provenance}
+        job.saved = save_checkpoint(job.stage, job.model_tag, job.num_iterations, job.model, job.tokenizer, meta)
+        say(f"Saved the {job.stage} checkpoint {job.saved}")
+
+
+def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
+    """Train a tokenizer on text and conversations of the data source, and save it under `<cache>/tokenizer`."""
+    vocab_size = config.vocab_size
+    if vocab_size == -1:
+        vocab_size = TOY_VOCAB_SIZE if config.data == "toy" else REAL_VOCAB_SIZE
+    tokenizer = Tokenizer.train(_tokenizer_texts(config), vocab_size)
+    if tokenizer.vocab_size < vocab_size:
+        say(
+            f"The text has too few different words for {vocab_size:,} tokens: the vocabulary has {tokenizer.vocab_size:,}."
+        )
+    say(
+        f"Saved a tokenizer of {tokenizer.vocab_size:,} tokens ({tokenizer.fingerprint}) as {tokenizer.save(tokenizer_dir())}"
+    )
+    return tokenizer
+
+
+def tokenizer_dir() -> Path:
+    """Where base training looks for its tokenizer."""
+    return cache_dir() / "tokenizer"
+
+
+def _tokenizer_texts(config: TokenizerConfig) -> Iterator[str]:
+    """Plain text, then what is said in conversations, up to the settings' limits."""
+    num_chars = 0
+    for row in load_text("train", data=config.data):
+        if num_chars >= config.max_chars:
+            break
+        num_chars += len(row["text"])
+        yield row["text"]
+    mixture = mid_mixture(data=config.data)
+    for i in range(min(len(mixture), config.max_conversations)):
+        yield from (segment.text for segment in conversation_segments(mixture[i]) if not segment.is_special)
+
+
+def _start_base(config: BaseConfig, say: Say) -> Job:
+    _check_rows(config)
+    device, dtype = _device_and_dtype(config, say)
+    tokenizer = Tokenizer.load(tokenizer_dir())
+    seed_everything(config.seed)
+    model = GPT(GPTConfig.from_depth(config.depth, tokenizer.vocab_size, config.max_seq_len)).to(device)
+    bos = tokenizer.special("bos")
+    train_text, validation_text = (load_text(split, data=config.data) for split in ("train", "validation"))
+    make_stream = _stream_maker(config, lambda row: [bos, *tokenizer.encode(row["text"])])
+    num_iterations = config.num_iterations
+    if num_iterations == -1:
+        num_iterations = config.target_param_data_ratio * model.num_parameters()["total"] // config.total_batch_size
+    say(
+        f"Base text: {len(train_text):,} documents of {config.data}; {num_iterations:,} steps of {config.total_batch_size:,} tokens"
+    )
+    say(f"Weights: {_counts(model.num_parameters())}")
+    return Job(
+        config=config,
+        stage="base",
+        model_tag=config.model_tag or f"d{config.depth}",
+        model=model,
+        tokenizer=tokenizer,
+        optimizers=_optimizers(model, config),
+        steps=make_stream(train_text),
+        num_iterations=num_iterations,
+        schedule=lambda step: (constant_then_linear(step, num_iterations), muon_momentum(step)),
+        evaluate=_stream_evaluation(model, tokenizer, make_stream(validation_text), config, num_iterations, dtype),
+        dtype=dtype,
+        grad_clip=config.grad_clip,
+        provenance=_provenance(config, {"text": len(train_text)}, parent=None),
+    )
+
+
+def _start_mid(config: MidConfig, say: Say) -> Job:
+    _check_rows(config)
+    device, dtype = _device_and_dtype(config, say)
+    model, tokenizer, meta = _load_parent(config, device, say)
+    mixture, validation = mid_mixture(data=config.data), mid_validation(data=config.data)
+    make_stream = _stream_maker(config, lambda conversation: render_conversation(conversation, tokenizer)[0])
+    steps = make_stream(mixture)
+    num_iterations = config.num_iterations
+    if num_iterations == -1:
+        say(f"Counting the tokens of {len(mixture):,} conversations, to know how many steps an epoch has ...")
+        num_iterations = max(1, steps.count_tokens() // config.total_batch_size)
+    say(
+        f"Mid mixture: {len(mixture):,} conversations of {config.data}; {num_iterations:,} steps of {config.total_batch_size:,} tokens"
+    )
+
+    def schedule(step: int) -> tuple[float, float | None]:
+        return constant_then_linear(step, num_iterations), muon_momentum(step) if config.muon_momentum_ramp else None
+
+    return Job(
+        config=config,
+        stage="mid",
+        model_tag=meta["model_tag"],
+        model=model,
+        tokenizer=tokenizer,
+        optimizers=_optimizers(model, config),
+        steps=steps,
+        num_iterations=num_iterations,
+        schedule=schedule,
+        evaluate=_stream_evaluation(model, tokenizer, make_stream(validation), config, num_iterations, dtype),
+        dtype=dtype,
+        provenance=_provenance(config, _row_counts(mixture), parent=meta),
+    )
+
+
+def _start_sft(config: SFTConfig, say: Say) -> Job:
+    device, dtype = _device_and_dtype(config, say)
+    model, tokenizer, meta = _load_parent(config, device, say)
+    mixture = sft_mixture(data=config.data)
+    steps = StepDataset(
+        mixture,
+        tokenizer,
+        config.target_examples_per_step,
+        config.device_batch_size,
+        config.max_data_tokens,
+        config.overlong,
+        config.batching,
+    )
+    num_iterations = config.num_iterations
+    if num_iterations == -1:
+        num_iterations = len(steps) * config.num_epochs
+    say(
+        f"SFT mixture: {len(mixture):,} conversations of {config.data}; {num_iterations:,} steps of "
+        f"{config.target_examples_per_step} conversations, {config.device_batch_size} a micro-batch"
+    )
+    return Job(
+        config=config,
+        stage="sft",
+        model_tag=meta["model_tag"],
+        model=model,
+        tokenizer=tokenizer,
+        optimizers=_optimizers(model, config),
+        steps=steps,
+        num_iterations=num_iterations,
+        schedule=lambda step: (linear_to_zero(step, num_iterations), None),
+        evaluate=_sft_evaluation(model, tokenizer, config, num_iterations, dtype),
+        dtype=dtype,
+        loss_average=config.loss_average,
+        provenance=_provenance(config, _row_counts(mixture), parent=meta),
+    )
+
+
+def _check_rows(config: BaseConfig | MidConfig):
+    """Raise if the micro-batches of a stream cannot make up the batch."""
+    micro_batch = config.device_batch_size * config.max_seq_len
+    if config.total_batch_size % micro_batch:
+        raise ValueError(
+            f"total_batch_size {config.total_batch_size:,} is not a multiple of device_batch_size * max_seq_len = "
+            f"{config.device_batch_size} * {config.max_seq_len} = {micro_batch:,} tokens."
+        )
+
+
+def _device_and_dtype(config, say: Say) -> tuple[torch.device, str]:
+    device = pick_device(config.device_type)
+    dtype, reason = pick_dtype(config.dtype, device)
+    say(f"Device: {describe_machine(device)}; matrix products in {dtype} ({reason})")
+    return device, dtype
+
+
+def _load_parent(config: MidConfig | SFTConfig, device: torch.device, say: Say) -> tuple[GPT, Tokenizer, dict]:
+    model, tokenizer, meta, path = load_checkpoint(config.source, config.model_tag, config.step, device)
+    made_of = meta.get("provenance", {}).get("data", "unknown data")
+    say(f"Starting from {path} (trained on {made_of}, vocabulary {tokenizer.vocab_size:,})")
+    seed_everything(config.seed)
+    return model, tokenizer, meta
+
+
+def _optimizers(model: GPT, config) -> list[torch.optim.Optimizer]:
+    return make_optimizers(
+        model,
+        unembedding_lr=config.unembedding_lr,
+        embedding_lr=config.embedding_lr,
+        matrix_lr=config.matrix_lr,
+        weight_decay=config.weight_decay,
+        init_lr_frac=getattr(config, "init_lr_frac", 1.0),  # base training has none
+    )
+
+
+def _stream_maker(config: BaseConfig | MidConfig, encode: Callable) -> Callable[[object], StreamDataset]:
+    return lambda documents: StreamDataset(
+        documents, encode, config.max_seq_len, config.device_batch_size, config.total_batch_size
+    )
+
+
+def _due(step: int, every: int, num_iterations: int) -> bool:
+    """Evaluations are due every so many steps, and after the last one; -1: only then."""
+    return step == num_iterations or (every > 0 and step % every == 0)
+
+
+def _stream_evaluation(model, tokenizer, stream: StreamDataset, config, num_iterations: int, dtype: str):
+    """step -> {"val_loss", "val_bpb"} over the first `eval_tokens` of the validation stream."""
+    num_steps = max(1, config.eval_tokens // config.total_batch_size)
+    num_bytes = torch.tensor(tokenizer.num_bytes())
+
+    def evaluation(step: int) -> dict[str, float]:
+        if not _due(step, config.eval_every, num_iterations):
+            return {}
+        batches = [batch for s in range(num_steps) for batch in stream[s].batches]
+        val_loss = mean_loss(model, batches, dtype)
+        bytes_per_token = sum(num_bytes[b.targets].sum().item() for b in batches) / sum(b.num_tokens for b in batches)
+        return {"val_loss": val_loss, "val_bpb": val_loss / math.log(2) / bytes_per_token}
+
+    return evaluation
+
+
+def _sft_evaluation(model, tokenizer, config: SFTConfig, num_iterations: int, dtype: str):
+    """step -> {"val_loss", "mmlu_acc", "arc_easy_acc"}, each when it is due."""
+    validation = StepDataset(
+        sft_validation(data=config.data),
+        tokenizer,
+        config.device_batch_size,
+        config.device_batch_size,
+        config.max_data_tokens,
+        config.overlong,
+        config.batching,
+    )
+    tasks = {
+        "mmlu_acc": MMLU("all", "test", data=config.data),
+        "arc_easy_acc": ARC("ARC-Easy", "test", data=config.data),
+    }
+
+    def evaluation(step: int) -> dict[str, float]:
+        metrics = {}
+        if _due(step, config.eval_every, num_iterations):
+            batches = (batch for s in range(config.eval_steps) for batch in validation[s].batches)
+            metrics["val_loss"] = mean_loss(model, batches, dtype)
+        if step > 0 and _due(step, config.eval_metrics_every, num_iterations):
+            for name, task in tasks.items():
+                graded = evaluate(
+                    model,
+                    tokenizer,
+                    task,
+                    config.eval_metrics_max_problems,
+                    config.device_batch_size * 2,
+                    dtype=dtype,
+                )
+                metrics[name] = graded.accuracy
+        return metrics
+
+    return evaluation
+
+
+def _evaluate_and_say(job: Job, step: int, say: Say) -> dict[str, float]:
+    metrics = job.evaluate(step)
+    job.metrics.update(metrics)
+    if "val_loss" in metrics:
+        say(f"Step {step:05d} | Validation loss: {metrics['val_loss']:.4f}" + _and(metrics, "val_bpb"))
+    accuracies = [f"{name}: {value:.4f}" for name, value in metrics.items() if name.endswith("_acc")]
+    if accuracies:
+        say(f"Step {step:05d} | {', '.join(accuracies)}")
+    return metrics
+
+
+def _and(metrics: dict[str, float], name: str) -> str:
+    return f" | {name}: {metrics[name]:.4f}" if name in metrics else ""
+
+
+def _write_line(metrics_file, report: Report):
+    """One JSON object a step; evaluations stand beside the step's own numbers."""
+    line = asdict(report)
+    metrics, left_out = line.pop("metrics"), line.pop("left_out")
+    metrics_file.write(json.dumps({**line, "left_out": len(left_out), **metrics}) + "\n")
+    metrics_file.flush()  # a reader, or a crash, finds every finished step
+
+
+def _row_counts(mixture) -> dict[str, int]:
+    return {f"{k} {task.name}": len(task) for k, task in enumerate(mixture.tasks)}
+
+
+def _provenance(config, rows: dict[str, int], parent: dict | None) -> dict:
+    """Where the weights come from: data source, rows, package versions, and the checkpoint it all started with."""
+    kept = None if parent is None else {key: parent[key] for key in ("stage", "model_tag", "step")}
+    return {"data": str(config.data), "rows": rows, "versions": versions(), "parent": kept}
+
+
+def _counts(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())

@@ -1,0 +1,74 @@
+"""Beside the line: which device, which precision, which seed. Everything that differs between machines is asked here."""
+
+import platform
+import random
+import subprocess
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+PACKAGES_NOTED = (
+    "torch",
+    "tiktoken",
+    "rustbpe",
+    "datasets",
+    "nanolab",
+)  # their versions are kept with every run
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device(device_type: str = "") -> torch.device:
+    """The device to train on: "cuda", "mps" or "cpu"; "" takes the first of these that the machine has.
+
+    Raises ValueError for a device that is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not device_type:
+        device_type = next(name for name, has in there.items() if has)
+    if not there.get(device_type, False):
+        has = ", ".join(name for name, yes in there.items() if yes)
+        raise ValueError(f"device_type {device_type!r} is not available on this machine; it has: {has}.")
+    return torch.device(device_type)
+
+
+def pick_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
+    """(name, reason) of the precision of the matrix work: "auto" is bfloat16 on CUDA and float32 elsewhere.
+
+    >>> pick_dtype("auto", torch.device("cpu"))[0]
+    'float32'
+    """
+    if dtype == "auto":
+        on_gpu = device.type == "cuda"
+        return ("bfloat16", "the default on CUDA") if on_gpu else ("float32", f"the default on {device.type}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is unknown; there are: auto, {', '.join(DTYPES)}.")
+    return dtype, "asked for"
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
+    """A context in which matrix products run in `dtype`; the weights stay float32."""
+    return nullcontext() if dtype == "float32" else torch.autocast(device.type, DTYPES[dtype])
+
+
+def seed_everything(seed: int):
+    """Seed Python's and torch's generators (the model's first weights come from them)."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def describe_machine(device: torch.device) -> str:
+    """One line for logs and benchmarks: device, cores, Python, torch."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device.type} ({name}), {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers, and the commit of the clone if there is one."""
+    found = {package: version(package) for package in PACKAGES_NOTED}
+    clone = Path(__file__).resolve().parent.parent
+    if (clone / ".git").exists():
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=clone, capture_output=True, text=True)
+        found["commit"] = git.stdout.strip() or "unknown"
+    return found

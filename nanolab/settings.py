@@ -1,0 +1,122 @@
+"""Beside the line: one flat dataclass of settings a job, the same names in notebooks, on the command line and in files.
+
+Defaults of the SFT job are nanochat's. Those of base and mid training fit a laptop; nanochat's own are in the comments.
+"""
+
+import os
+from dataclasses import asdict, dataclass, field
+
+TOY_VOCAB_SIZE = 4_096  # the built-in text is small, and a small head trains fast
+REAL_VOCAB_SIZE = 65_536
+
+
+def default_data() -> str:
+    """What `data` is when nothing is said: NANOLAB_DATA, or the built-in rows."""
+    return os.environ.get("NANOLAB_DATA") or "toy"
+
+
+@dataclass
+class TokenizerConfig:
+    """Settings of `nanolab tokenizer`."""
+
+    data: str = field(default_factory=default_data)  # "toy", "hub", or a directory of rows
+    vocab_size: int = -1  # ids, special tokens included; -1 = 4,096 for toy and 65,536 for everything else
+    max_chars: int = 20_000_000  # characters of text to learn from (nanochat: 10 billion)
+    max_conversations: int = 20_000  # conversations of the mid mixture to learn from, besides the text
+
+
+@dataclass
+class BaseConfig:
+    """Settings of `nanolab base`: learn language from plain text."""
+
+    run: str = ""  # name of the run's folder under data_cache/runs; "" = base_<model_tag>
+    data: str = field(default_factory=default_data)  # "toy", "hub", or a directory of rows
+    model_tag: str = ""  # name of the checkpoint; "" = d<depth>
+    depth: int = 4  # layers; the width is 64 a layer (nanochat: 20 and 32)
+    max_seq_len: int = 512  # tokens a row (nanochat: 2048)
+    device_batch_size: int = 8  # rows a micro-batch (nanochat: 32)
+    total_batch_size: int = 8_192  # tokens an optimizer step (nanochat: 524,288)
+    num_iterations: int = -1  # optimizer steps; -1 = from target_param_data_ratio
+    target_param_data_ratio: int = 20  # tokens a weight (Chinchilla, arXiv:2203.15556), used if num_iterations is -1
+    embedding_lr: float = 0.2  # AdamW
+    unembedding_lr: float = 0.004  # AdamW
+    matrix_lr: float = 0.02  # Muon
+    weight_decay: float = 0.0  # AdamW
+    grad_clip: float = 1.0  # largest norm of the whole gradient; 0 = no clipping
+    eval_every: int = 250  # steps between validation losses; -1 = only at the end
+    eval_tokens: int = 65_536  # tokens of one validation (nanochat: 10 million)
+    seed: int = 42
+    device_type: str = ""  # "cuda", "mps", "cpu"; "" = the first that is there
+    dtype: str = "auto"  # of the matrix products: "float32", "bfloat16"; auto = bfloat16 on CUDA, else float32
+    save: bool = True  # write a checkpoint at the end
+
+
+@dataclass
+class MidConfig:
+    """Settings of `nanolab mid`: learn what conversations look like, every token a target."""
+
+    run: str = ""  # "" = mid_<model_tag>
+    source: str = "base"  # stage of the checkpoint to start from
+    data: str = field(default_factory=default_data)
+    model_tag: str = ""  # the checkpoint to start from, and to write; "" = the only one there is
+    step: int = -1  # step of the checkpoint to start from; -1 = the last
+    max_seq_len: int = 512  # tokens a row (nanochat: 2048)
+    device_batch_size: int = 8  # rows a micro-batch (nanochat: 32)
+    total_batch_size: int = 8_192  # tokens an optimizer step (nanochat: 524,288)
+    num_iterations: int = -1  # optimizer steps; -1 = one epoch of the mixture
+    embedding_lr: float = 0.2
+    unembedding_lr: float = 0.004
+    matrix_lr: float = 0.02
+    init_lr_frac: float = 1.0  # all learning rates times this
+    weight_decay: float = 0.0
+    muon_momentum_ramp: bool = True  # 0.85 to 0.95 over 300 steps; False = 0.95 from the start
+    eval_every: int = 150
+    eval_tokens: int = 65_536  # (nanochat: 10 million)
+    seed: int = 42
+    device_type: str = ""
+    dtype: str = "auto"
+    save: bool = True
+
+
+@dataclass
+class SFTConfig:
+    """Settings of `nanolab sft`: learn to answer, only the assistant's tokens are targets."""
+
+    run: str = ""  # name of the run's folder under data_cache/runs; "" = sft_<model_tag>
+    source: str = "mid"  # stage of the checkpoint to start from: "mid" or "base"
+    data: str = field(default_factory=default_data)  # "toy", "hub", or a directory of rows
+    model_tag: str = ""  # the checkpoint to start from, and to write; "" = the only one there is
+    step: int = -1  # step of the checkpoint to start from; -1 = the last
+    num_epochs: int = 1  # passes over the mixture, used if num_iterations is -1
+    num_iterations: int = -1  # optimizer steps; -1 = from num_epochs
+    target_examples_per_step: int = 32  # conversations an optimizer step
+    device_batch_size: int = 4  # conversations a micro-batch: as many as fit into memory
+    batching: str = "padded"  # layout of a step's conversations; changes speed, not the gradient
+    max_data_tokens: int = -1  # longest conversation, in tokens; -1 = no limit
+    overlong: str = "skip"  # what to do with longer ones: "skip", "truncate", "error"
+    loss_average: str = "step"  # "step": one denominator a step; "micro_batch": mean of means, as in nanochat
+    embedding_lr: float = 0.2
+    unembedding_lr: float = 0.004
+    matrix_lr: float = 0.02
+    init_lr_frac: float = 0.02  # all learning rates times this: SFT moves weights gently
+    weight_decay: float = 0.0
+    eval_every: int = 100  # steps between validation losses; -1 = only at the end
+    eval_steps: int = 100  # validation loss over eval_steps * device_batch_size conversations
+    eval_metrics_every: int = 200  # steps between MMLU and ARC-Easy accuracies; -1 = only at the end
+    eval_metrics_max_problems: int = 1024  # problems of each; -1 = all
+    seed: int = 42
+    device_type: str = ""
+    dtype: str = "auto"
+    save: bool = True
+
+
+Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig
+
+
+def describe_settings(config: Config) -> str:
+    """The resolved settings, one `name = value` a line, for printing before any work.
+
+    >>> describe_settings(TokenizerConfig(data="toy")).splitlines()[0]
+    'data = toy'
+    """
+    return "\n".join(f"{name} = {value}" for name, value in asdict(config).items())

@@ -1,0 +1,156 @@
+"""Step 2: text becomes ids. Trained with rustbpe, run by tiktoken, kept as one readable JSON file.
+
+    tokenizer = Tokenizer.train(texts, vocab_size=4096)
+    tokenizer.encode("hello world")        -> [104, 277, ...]
+    tokenizer.special("assistant_end")     -> 4091
+    tokenizer.save(folder);  Tokenizer.load(folder)
+
+Text is always ordinary text: a user who types "<|assistant_end|>" gets its letters, never the control token. Control
+tokens come only from `special`, by name.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import rustbpe
+import tiktoken
+
+SPECIAL_TOKENS = (
+    "<|bos|>",  # every document and every conversation begins with it
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",  # "I am done": trained, so that replies stop; also used as padding
+    "<|python_start|>",  # the assistant calls the calculator ...
+    "<|python_end|>",
+    "<|output_start|>",  # ... and the calculator answers
+    "<|output_end|>",
+)
+
+# How text is cut before merging: GPT-4's pattern, with numbers in groups of at most two digits instead of three, since
+# a small vocabulary cannot spend a thousand tokens on numbers. Source: karpathy/nanochat, nanochat/tokenizer.py.
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+FILE_NAME = "tokenizer.json"
+FILE_FORMAT = "nanolab-tokenizer-1"
+NUM_BYTES = 256  # every byte is a token, so every text can be encoded
+
+
+class Tokenizer:
+    """A byte-level BPE vocabulary with the nine special tokens after the merges.
+
+    Args:
+        token_bytes: the bytes of each ordinary token, in order of rank (rank = id).
+        pattern: the regular expression that cuts text before merging.
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes], pattern: str = SPLIT_PATTERN):
+        self.token_bytes = list(token_bytes)
+        self.pattern = pattern
+        first = len(self.token_bytes)
+        self.special_ids = {name: first + k for k, name in enumerate(SPECIAL_TOKENS)}
+        self._encoding = tiktoken.Encoding(
+            name="nanolab",
+            pat_str=pattern,
+            mergeable_ranks={token: rank for rank, token in enumerate(self.token_bytes)},
+            special_tokens=self.special_ids,
+        )
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Learn the merges from texts; `vocab_size` counts bytes, merges and the nine special tokens.
+
+        A text too small for that many merges gives a smaller vocabulary: look at `.vocab_size`.
+
+        >>> Tokenizer.train(["low lower lowest"] * 10, vocab_size=268).vocab_size
+        268
+        """
+        num_ordinary = vocab_size - len(SPECIAL_TOKENS)
+        if num_ordinary < NUM_BYTES:
+            raise ValueError(
+                f"vocab_size {vocab_size} is too small: {NUM_BYTES} bytes and {len(SPECIAL_TOKENS)} special tokens "
+                f"alone are {NUM_BYTES + len(SPECIAL_TOKENS)}."
+            )
+        trainer = rustbpe.Tokenizer()
+        trainer.train_from_iterator(iter(texts), num_ordinary, pattern=SPLIT_PATTERN)
+        ranked = sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])
+        return cls([bytes(token) for token, _ in ranked])
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return len(self.token_bytes) + len(SPECIAL_TOKENS)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that differ when any token differs; checkpoints carry it."""
+        digest = hashlib.sha256(self.pattern.encode())
+        for token in self.token_bytes:
+            digest.update(len(token).to_bytes(4, "little") + token)
+        return digest.hexdigest()[:12]
+
+    def encode(self, text: str | list[str]) -> list:
+        """Ids of a text, or a list of ids for each text of a list (in threads). Special tokens never arise.
+
+        >>> tokenizer.encode("a") == [97] or tokenizer.encode("a")  # doctest: +SKIP
+        """
+        if isinstance(text, str):
+            return self._encoding.encode_ordinary(text)
+        return self._encoding.encode_ordinary_batch(text, num_threads=os.cpu_count() or 1)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special tokens show as their names, broken UTF-8 as the replacement character."""
+        return self._encoding.decode(list(ids), errors="replace")
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Bytes of ids, for tokens that end in the middle of a character."""
+        return self._encoding.decode_bytes(list(ids))
+
+    def special(self, name: str) -> int:
+        """The id of a special token, by short or full name: `special("bos") == special("<|bos|>")`."""
+        full = name if name.startswith("<|") else f"<|{name}|>"
+        if full not in self.special_ids:
+            known = ", ".join(s[2:-2] for s in SPECIAL_TOKENS)
+            raise KeyError(f"No special token {name!r}. There are: {known}.")
+        return self.special_ids[full]
+
+    def num_bytes(self) -> list[int]:
+        """Bytes of text behind each id (0 for special tokens), for a loss in bits per byte."""
+        return [len(token) for token in self.token_bytes] + [0] * len(SPECIAL_TOKENS)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `tokenizer.json` into the folder and return its path."""
+        path = Path(folder) / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "format": FILE_FORMAT,
+            "pattern": self.pattern,
+            "special_tokens": SPECIAL_TOKENS,
+            "token_bytes_base64": [base64.b64encode(token).decode() for token in self.token_bytes],
+        }
+        beside = path.with_suffix(".writing")
+        beside.write_text(json.dumps(content, indent=0), encoding="utf-8")
+        os.replace(beside, path)  # a reader sees the old file or the new one, never half of one
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Tokenizer":
+        """Read what `save` wrote. Raises FileNotFoundError or ValueError that say what to do."""
+        path = Path(folder) / FILE_NAME
+        if not path.exists():
+            raise FileNotFoundError(f"No tokenizer at {path}. Train one first: python -m nanolab tokenizer")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            known = content["format"] == FILE_FORMAT and tuple(content["special_tokens"]) == SPECIAL_TOKENS
+            token_bytes = [base64.b64decode(token) for token in content["token_bytes_base64"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}). Delete it and train the tokenizer again.") from error
+        if not known:
+            raise ValueError(f"{path} is not a tokenizer of this version of nanolab ({FILE_FORMAT}).")
+        return cls(token_bytes, content["pattern"])

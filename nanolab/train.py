@@ -1,0 +1,152 @@
+"""Step 7: a loss becomes better weights. One loop for base, mid and SFT.
+
+    for report in train(model, optimizers, steps, schedule):
+        print(report.line())
+
+The loop is a generator: it yields one report a step and does nothing between two of them, so a notebook can step, look,
+change something, and go on. It knows no files, no data sets and no settings; `jobs.py` puts those together.
+
+One denominator a step: the gradient is that of (sum of the loss over supervised tokens) / (supervised tokens of the whole
+step), whatever the micro-batches. nanochat's mean of micro-batch means is `loss_average="micro_batch"`.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from nanolab.batch import Batch, Step
+from nanolab.optim import set_rates
+from nanolab.runtime import autocast
+from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
+
+__all__ = ["BaseConfig", "MidConfig", "Report", "SFTConfig", "TokenizerConfig", "backward", "train"]
+
+Schedule = Callable[[int], tuple[float, float | None]]  # step -> learning-rate multiplier, Muon momentum (None: leave)
+
+
+@dataclass
+class Report:
+    """What one optimizer step did."""
+
+    step: int
+    loss: float | None  # nats a supervised token; None if there was none, and then no weight moved
+    lr_multiplier: float
+    muon_momentum: float
+    num_tokens: int  # supervised tokens
+    real_tokens: int  # tokens of conversations, supervised or not
+    slots: int  # positions computed, padding included
+    seconds: float  # from asking for the step's batches to moved weights
+    micro_batches: int = 0
+    num_conversations: int = 0  # 0 where rows are cut from a stream (base, mid)
+    left_out: list[str] = field(default_factory=list)  # conversations not trained on, and why
+    grad_norm: float | None = None  # before clipping; measured only where the gradient is clipped
+    metrics: dict[str, float] = field(default_factory=dict)  # evaluations made just before this step's update
+
+    @property
+    def padding(self) -> float:
+        """Share of the slots that held padding."""
+        return 1 - self.real_tokens / self.slots if self.slots else 0.0
+
+    def line(self, num_iterations: int) -> str:
+        """The step in one line, in the manner of nanochat's scripts."""
+        loss = "none (no supervised token)" if self.loss is None else f"{self.loss:.3f}"
+        return (
+            f"Step {self.step:05d}/{num_iterations:05d} | Training loss: {loss} | lrm: {self.lr_multiplier:.3f} | "
+            f"num_tokens: {self.num_tokens:,}"
+        )
+
+
+def train(
+    model: torch.nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    steps: Iterable[Step],
+    schedule: Schedule,
+    first_step: int = 0,
+    loss_average: str = "step",
+    grad_clip: float = 0.0,
+    dtype: str = "float32",
+) -> Iterator[Report]:
+    """Train on one Step after another, yielding a Report after each.
+
+    Args:
+        steps: what `StepDataset` or `StreamDataset` give, in order, the first being step `first_step`.
+        schedule: step -> (learning-rate multiplier, Muon momentum or None to leave it).
+        loss_average: "step" or "micro_batch", see `backward`.
+        grad_clip: largest norm of the gradient of all weights together; 0 = no clipping.
+        dtype: of the matrix products; weights stay float32.
+
+    Raises FloatingPointError, before any weight moves, when the loss is not finite.
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    steps = iter(steps)
+    for number in itertools.count(first_step):
+        began = time.perf_counter()
+        step = next(steps, None)
+        if step is None:
+            return
+        multiplier, momentum = schedule(number)
+        set_rates(optimizers, multiplier, momentum)
+        model.train()
+        loss = backward(model, step.batches, loss_average, dtype)
+        if loss is not None and not math.isfinite(loss):
+            model.zero_grad(set_to_none=True)
+            raise FloatingPointError(f"Step {number}: the loss is {loss}. No weight was moved by this step.")
+        grad_norm = None
+        if loss is not None:
+            if grad_clip > 0:
+                grad_norm = torch.nn.utils.clip_grad_norm_(weights, grad_clip).item()
+            for optimizer in optimizers:
+                optimizer.step()
+        model.zero_grad(set_to_none=True)
+        yield Report(
+            step=number,
+            loss=loss,
+            lr_multiplier=multiplier,
+            muon_momentum=_momentum_of(optimizers),
+            num_tokens=sum(batch.num_tokens for batch in step.batches),
+            real_tokens=sum(batch.real_tokens for batch in step.batches),
+            slots=sum(batch.slots for batch in step.batches),
+            seconds=time.perf_counter() - began,
+            micro_batches=len(step.batches),
+            num_conversations=step.num_conversations,
+            left_out=step.left_out,
+            grad_norm=grad_norm,
+        )
+
+
+def backward(model: torch.nn.Module, batches: list[Batch], loss_average: str = "step", dtype: str = "float32"):
+    """Add the gradient of a step's loss to the weights; return the loss (nats a supervised token), or None.
+
+    "step": sum over supervised tokens of all micro-batches / their number. Every token weighs the same.
+    "micro_batch": the mean over micro-batches of each one's mean, as in nanochat: a token in a micro-batch with few
+    supervised tokens weighs more. None, and no gradient, when nothing in the step is supervised.
+    """
+    counts = [batch.num_tokens for batch in batches]
+    if sum(counts) == 0:
+        return None
+    if loss_average == "step":
+        divisors = [sum(counts)] * len(batches)
+    elif loss_average == "micro_batch":
+        divisors = [max(count, 1) * len(batches) for count in counts]
+    else:
+        raise ValueError(f'loss_average must be "step" or "micro_batch", got {loss_average!r}.')
+    device = next(model.parameters()).device
+    total = torch.zeros((), device=device)
+    for batch, count, divisor in zip(batches, counts, divisors, strict=True):
+        if count == 0:
+            continue  # nothing to learn in this micro-batch
+        batch = batch.to(device)
+        with autocast(device, dtype):
+            loss = model(batch.inputs, batch.targets, loss_reduction="sum") / divisor
+        loss.backward()
+        total += loss.detach()
+    return total.item()
+
+
+def _momentum_of(optimizers: list[torch.optim.Optimizer]) -> float:
+    muons = [optimizer for optimizer in optimizers if isinstance(optimizer, torch.optim.Muon)]
+    return muons[0].param_groups[0]["momentum"] if muons else 0.0
