@@ -52,7 +52,7 @@ class KVCache:
         self.lengths = torch.zeros(shape[0], dtype=torch.long, device=device)  # (B,) filled by whoever runs the model
 
     def insert(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new keys and values (B, H, T, D) behind each row's length; return all of them (B, H, capacity, D)."""
+        """Write keys and values (B, H, T, D) behind each row's length; return all of them (B, H, capacity, D)."""
         B, H, T, D = k.shape
         slots = self.lengths[:, None] + torch.arange(T, device=k.device)  # (B, T)
         index = slots[:, None, :, None].expand(B, H, T, D)

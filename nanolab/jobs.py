@@ -5,7 +5,8 @@
         print(report.loss)
     job.metrics                                                   # the last evaluation
 
-The job's parts (`job.model`, `job.steps[0]`, `job.optimizers`) are there to be looked at before, between and after steps.
+The job's parts (`job.model`, `job.steps[0]`, `job.optimizers`) are there to be looked at before, between and
+after steps.
 """
 
 import json
@@ -114,12 +115,9 @@ def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
         vocab_size = TOY_VOCAB_SIZE if config.data == "toy" else REAL_VOCAB_SIZE
     tokenizer = Tokenizer.train(_tokenizer_texts(config), vocab_size)
     if tokenizer.vocab_size < vocab_size:
-        say(
-            f"The text has too few different words for {vocab_size:,} tokens: the vocabulary has {tokenizer.vocab_size:,}."
-        )
-    say(
-        f"Saved a tokenizer of {tokenizer.vocab_size:,} tokens ({tokenizer.fingerprint}) as {tokenizer.save(tokenizer_dir())}"
-    )
+        say(f"The text is too small for {vocab_size:,} tokens: the vocabulary has {tokenizer.vocab_size:,}.")
+    path = tokenizer.save(tokenizer_dir())
+    say(f"Saved a tokenizer of {tokenizer.vocab_size:,} tokens ({tokenizer.fingerprint}) as {path}")
     return tokenizer
 
 
@@ -153,9 +151,7 @@ def _start_base(config: BaseConfig, say: Say) -> Job:
     num_iterations = config.num_iterations
     if num_iterations == -1:
         num_iterations = config.target_param_data_ratio * model.num_parameters()["total"] // config.total_batch_size
-    say(
-        f"Base text: {len(train_text):,} documents of {config.data}; {num_iterations:,} steps of {config.total_batch_size:,} tokens"
-    )
+    _say_steps(say, f"Base text: {len(train_text):,} documents", config, num_iterations)
     say(f"Weights: {_counts(model.num_parameters())}")
     return Job(
         config=config,
@@ -185,9 +181,7 @@ def _start_mid(config: MidConfig, say: Say) -> Job:
     if num_iterations == -1:
         say(f"Counting the tokens of {len(mixture):,} conversations, to know how many steps an epoch has ...")
         num_iterations = max(1, steps.count_tokens() // config.total_batch_size)
-    say(
-        f"Mid mixture: {len(mixture):,} conversations of {config.data}; {num_iterations:,} steps of {config.total_batch_size:,} tokens"
-    )
+    _say_steps(say, f"Mid mixture: {len(mixture):,} conversations", config, num_iterations)
 
     def schedule(step: int) -> tuple[float, float | None]:
         return constant_then_linear(step, num_iterations), muon_momentum(step) if config.muon_momentum_ramp else None
@@ -268,6 +262,10 @@ def _load_parent(config: MidConfig | SFTConfig, device: torch.device, say: Say) 
     say(f"Starting from {path} (trained on {made_of}, vocabulary {tokenizer.vocab_size:,})")
     seed_everything(config.seed)
     return model, tokenizer, meta
+
+
+def _say_steps(say: Say, rows: str, config: BaseConfig | MidConfig, num_iterations: int):
+    say(f"{rows} of {config.data}; {num_iterations:,} steps of {config.total_batch_size:,} tokens")
 
 
 def _optimizers(model: GPT, config) -> list[torch.optim.Optimizer]:

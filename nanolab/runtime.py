@@ -1,4 +1,4 @@
-"""Beside the line: which device, which precision, which seed. Everything that differs between machines is asked here."""
+"""Beside the line: which device, which precision, which seed. What differs between machines is asked here."""
 
 import platform
 import random
@@ -61,7 +61,8 @@ def seed_everything(seed: int):
 def describe_machine(device: torch.device) -> str:
     """One line for logs and benchmarks: device, cores, Python, torch."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return f"{device.type} ({name}), {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    python = platform.python_version()
+    return f"{device.type} ({name}), {torch.get_num_threads()} threads, Python {python}, torch {torch.__version__}"
 
 
 def versions() -> dict[str, str]:

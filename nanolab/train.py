@@ -6,8 +6,8 @@
 The loop is a generator: it yields one report a step and does nothing between two of them, so a notebook can step, look,
 change something, and go on. It knows no files, no data sets and no settings; `jobs.py` puts those together.
 
-One denominator a step: the gradient is that of (sum of the loss over supervised tokens) / (supervised tokens of the whole
-step), whatever the micro-batches. nanochat's mean of micro-batch means is `loss_average="micro_batch"`.
+One denominator a step: the gradient is that of (sum of the loss over supervised tokens) / (supervised tokens of the
+whole step), whatever the micro-batches. nanochat's mean of micro-batch means is `loss_average="micro_batch"`.
 """
 
 import itertools

@@ -1,0 +1,146 @@
+"""Beside the line: the course's own d4, and running its notebooks.
+
+    python -m nanolab.course run           the main job: train and grade the d4 from the training notebooks
+    python -m nanolab.course notebooks     run every notebook in order and save it with its outputs
+
+`recipe` is the one place with the settings of the d4 that the course trains on a laptop; `ensure_checkpoint` lets a
+notebook that needs a trained model start anywhere.
+"""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbclient import NotebookClient
+
+from nanolab.checkpoint import find_checkpoint
+from nanolab.grades import side_by_side
+from nanolab.jobs import run, start, tokenizer_dir, train_tokenizer
+from nanolab.paths import CLONE, cache_dir
+from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
+from nanolab.tokenizer import FILE_NAME as TOKENIZER_FILE
+from nanolab.tokenizer import Tokenizer
+
+NOTEBOOKS = CLONE / "notebooks"
+TRAINING_NOTEBOOKS = ("07_base_and_mid.ipynb", "08_sft.ipynb")
+STAGES = {"base": BaseConfig, "mid": MidConfig, "sft": SFTConfig}
+
+# What a laptop can do in a few minutes: a few hundred small steps instead of nanochat's thousands of large ones.
+RECIPE = {
+    "base": {
+        "max_seq_len": 256,
+        "device_batch_size": 16,
+        "total_batch_size": 4096,
+        "num_iterations": 180,
+        "eval_tokens": 16_384,
+    },
+    "mid": {
+        "max_seq_len": 256,
+        "device_batch_size": 16,
+        "total_batch_size": 4096,
+        "num_iterations": 172,
+        "eval_tokens": 16_384,
+    },
+    "sft": {"init_lr_frac": 0.2, "device_batch_size": 16, "eval_steps": 4, "eval_metrics_max_problems": 100},
+}
+# With a vocabulary of 65,536 a step costs five times as much: enough to have something to start SFT from, no more.
+SHORT = {"base": 30, "mid": 10}
+
+
+def recipe(stage: str, data: str, model_tag: str = "d4", **changes) -> BaseConfig | MidConfig | SFTConfig:
+    """The course's settings of a stage, with changes.
+
+    >>> recipe("mid", "toy", num_iterations=5).total_batch_size
+    4096
+    """
+    return STAGES[stage](**{"data": data, "model_tag": model_tag, **RECIPE[stage], **changes})
+
+
+def ensure_tokenizer(data: str, say=print) -> Tokenizer:
+    """The tokenizer in the cache folder; if there is none, train it on the data first, and say so."""
+    if not (tokenizer_dir() / TOKENIZER_FILE).exists():
+        say(f"No tokenizer in {tokenizer_dir()} -> training it now.")
+        return train_tokenizer(TokenizerConfig(data=data), say)
+    tokenizer = Tokenizer.load(tokenizer_dir())
+    say(f"Loaded the tokenizer in {tokenizer_dir()}: {tokenizer.vocab_size:,} tokens ({tokenizer.fingerprint})")
+    return tokenizer
+
+
+def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say=print) -> Path:
+    """The folder of a base or mid checkpoint; if it is missing, train what is missing first, and say so.
+
+    On built-in rows by the recipe (some minutes); on other data only a few steps, enough to go on from.
+    """
+    try:
+        return find_checkpoint(stage, model_tag)
+    except FileNotFoundError as missing:
+        say(f"{str(missing).splitlines()[0]} -> training it now.")
+    if stage == "mid":
+        ensure_checkpoint("base", data, model_tag, say)
+    else:
+        ensure_tokenizer(data, say)
+    changes = {} if data == "toy" else {"num_iterations": SHORT[stage]}
+    job = start(recipe(stage, data, model_tag, **changes), say)
+    began = time.perf_counter()
+    for report in run(job, say):
+        if report.step % 20 == 0:
+            left = (time.perf_counter() - began) / (report.step + 1) * (job.num_iterations - report.step - 1)
+            say(f"{report.line(job.num_iterations)} | about {left:.0f} s left")
+    return job.saved
+
+
+def execute(notebook: Path, output: Path, parameters: dict | None = None):
+    """Run a notebook in a fresh kernel with papermill, its text streaming to the terminal."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["PAPERMILL"] = "1"  # nobody watches the kernel's pictures: notebooks print plain lines instead
+    began = time.perf_counter()
+    papermill.execute_notebook(
+        notebook, output, parameters=parameters or {}, cwd=str(notebook.parent), log_output=True, progress_bar=False
+    )
+    print(f"--- {notebook.name}: {time.perf_counter() - began:.0f} s, executed copy {output}")
+
+
+def run_main_job():
+    """`make run`: the training notebooks on built-in rows, then the table that says what training changed."""
+    folder = cache_dir() / "runs" / "main"
+    os.environ["NANOLAB_CACHE"] = str(folder)  # its checkpoints stay apart from those you make in the lab
+    for name in TRAINING_NOTEBOOKS:
+        execute(NOTEBOOKS / name, folder / "notebooks" / name, {"data": "toy", "model_tag": "d4"})
+    table = side_by_side(["base", "mid", "sft"], "d4")
+    print(f"\nHeld-out built-in rows, share answered correctly (from {folder})")
+    print(table.to_string(float_format=lambda value: f"{value:.1%}"))
+
+
+def run_all_notebooks():
+    """`make notebooks`: every notebook in order with its default parameters, saved in place with its outputs."""
+    os.environ["NANOLAB_CACHE"] = str(cache_dir() / "runs" / "course")
+    os.environ["PAPERMILL"] = "1"
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        began = time.perf_counter()
+        notebook = nbformat.read(path, as_version=4)
+        resources = {"metadata": {"path": str(NOTEBOOKS)}}
+        NotebookClient(
+            notebook, timeout=None, kernel_name="python3", resources=resources, record_timing=False
+        ).execute()
+        nbformat.write(notebook, path)
+        print(f"{path.name}: {time.perf_counter() - began:.0f} s")
+
+
+def main(args: list[str]) -> int:
+    """Run what was named; the exit status is 2 for an unknown name."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    verbs = {"run": run_main_job, "notebooks": run_all_notebooks}
+    if len(args) != 1 or args[0] not in verbs:
+        print(f"usage: python -m nanolab.course {' | '.join(verbs)}", file=sys.stderr)
+        return 2
+    verbs[args[0]]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

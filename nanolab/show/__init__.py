@@ -1,0 +1,31 @@
+"""What the notebooks draw: tokens, conversations, batches, mixtures, losses and results.
+
+Everything takes plain lists, arrays or tensors, and returns something that a notebook shows when it is a
+cell's last value: HTML that follows the light or dark theme, or a matplotlib figure. Colours mean the same
+everywhere (see palette.py): orange is supervised, blue is context, grey is padding.
+"""
+
+from nanolab.show.batches import batch_map, batch_view, inputs_targets_table, real_row_lengths
+from nanolab.show.conversations import conversation_view, transcript
+from nanolab.show.curves import loss_curves, smooth
+from nanolab.show.live import LiveCurve, progress
+from nanolab.show.mixture import length_histogram, mixture_bars
+from nanolab.show.results import before_after_table
+from nanolab.show.tokens import token_view
+
+__all__ = [
+    "LiveCurve",
+    "batch_map",
+    "batch_view",
+    "before_after_table",
+    "conversation_view",
+    "inputs_targets_table",
+    "length_histogram",
+    "loss_curves",
+    "mixture_bars",
+    "progress",
+    "real_row_lengths",
+    "smooth",
+    "token_view",
+    "transcript",
+]

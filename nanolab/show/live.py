@@ -1,0 +1,235 @@
+"""A loss curve that grows while a model trains, and leaves one small picture in the saved notebook.
+
+In a notebook one picture is redrawn in place. Everywhere else (plain Python, or a run that nobody watches,
+which the environment variable PAPERMILL or CI says) at most ten lines are printed, and a notebook gets one
+picture at the end.
+"""
+
+import math
+import os
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator
+from textwrap import fill
+
+import pandas as pd
+from IPython import get_ipython
+from IPython.display import display
+from matplotlib.ticker import MaxNLocator
+
+from nanolab.show.curves import STYLES, draw_loss
+from nanolab.show.figure import Picture, tidy
+from nanolab.show.palette import BLUE, INK, SERIES, VERMILLION
+
+PLAIN_LINES = 10  # printed over a whole run that is not live
+REST = 20  # after a drawing that took t seconds, the next waits 20 t: drawing never takes 5 % of the time
+CAPTION_WIDTH = 140  # letters in a line under the curve
+RATE_STEPS = 20  # tokens per second are those of the last 20 steps
+COLUMNS = ("step", "loss", "lr_multiplier", "num_tokens", "real_tokens", "slots", "seconds")
+LIKE_LOSSES = ("loss", "bpb")  # metrics drawn on the loss axis; bits per byte have about its size
+UNWATCHED = ("PAPERMILL", "CI")
+
+
+def someone_watches() -> bool:
+    """Whether this is a notebook kernel, and neither PAPERMILL nor CI is set in the environment."""
+    return hasattr(get_ipython(), "kernel") and not any(os.environ.get(name) for name in UNWATCHED)
+
+
+class LiveCurve:
+    """The loss of a run while it runs: `update` with each report, `close` at the end (or use `with`).
+
+    `total` is the number of steps, counted from 0. `every` is the least time between two drawings, in
+    seconds. `live=None` asks `someone_watches()`. `frame` holds the reports as a table, `figure()` draws
+    them.
+
+    >>> with LiveCurve(total=num_iterations, title="SFT") as curve:
+    ...     for report in train(...):
+    ...         curve.update(report)
+    """
+
+    def __init__(
+        self,
+        total: int,
+        title: str = "",
+        every: float = 2.0,
+        live: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.total, self.title, self.every, self.clock = total, title, every, clock
+        self.live = someone_watches() if live is None else live
+        self.rows: list[dict] = []
+        self._times: list[float] = []
+        self._next_drawing = 0.0
+        self._tenths = 0  # of the run, printed so far
+        self._handle = None
+        self._closed = False
+
+    def update(self, report) -> None:
+        """Take in one step's report, and draw or print if it is time."""
+        metrics = getattr(report, "metrics", None) or {}
+        row = {name: getattr(report, name) for name in COLUMNS} | dict(metrics)
+        # A step without a supervised token has no loss: a gap in the curve, not a zero.
+        self.rows.append(row | {"loss": math.nan if report.loss is None else float(report.loss)})
+        self._times.append(self.clock())
+        if self.live and self._times[-1] >= self._next_drawing:
+            self._draw()
+        elif not self.live and self._tenth() > self._tenths:
+            print(self.caption())
+            self._tenths = self._tenth()
+
+    def watch(self, reports: Iterable) -> Iterator:
+        """Pass reports through while drawing them; closes at the end, also after an error or a break."""
+        with self:
+            for report in reports:
+                self.update(report)
+                yield report
+
+    def close(self) -> None:
+        """Draw the finished curve, once; a second call does nothing."""
+        if self._closed or not self.rows:
+            return
+        self._closed = True
+        if self.live or get_ipython() is not None:
+            self._draw()
+
+    def __enter__(self) -> "LiveCurve":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per report: its fields, and a column for each metric that was ever measured."""
+        return pd.DataFrame(self.rows)
+
+    def caption(self) -> str:
+        """Where the run is, in one line: step, loss, tokens per second, time taken and left, last metrics."""
+        done, last = self._done(), self.rows[-1]
+        speed = tokens_per_second(self.rows[-RATE_STEPS:])
+        facts = [f"step {done:,} of {self.total:,}", f"loss {last['loss']:.3f}", f"{speed:,.0f} tokens/s"]
+        facts.append(f"{clock_time(self._times[-1] - self._times[0])} so far")
+        if done < self.total and len(self._times) > 1:
+            facts.append(f"about {clock_time(self._seconds_left())} left")
+        return " · ".join(facts + [f"{name} {value:.3f}" for name, value in last_metrics(self.rows).items()])
+
+    def figure(self) -> Picture:
+        """The curve so far as a picture."""
+        return draw_curve(self.frame, self.total, self.title, self.caption())
+
+    def _done(self) -> int:
+        return min(self.rows[-1]["step"] + 1, self.total)
+
+    def _seconds_left(self) -> float:
+        # From the first report on: what came before it is compilation, which does not come back.
+        return (self._times[-1] - self._times[0]) / (len(self._times) - 1) * (self.total - self._done())
+
+    def _tenth(self) -> int:
+        return self._done() * PLAIN_LINES // self.total
+
+    def _draw(self) -> None:
+        began = self.clock()
+        bundle = {"image/png": b64encode(self.figure().png()).decode(), "text/plain": self.caption()}
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+        now = self.clock()
+        self._next_drawing = now + max(self.every, REST * (now - began))
+
+
+def progress(
+    reports: Iterable, total: int, describe: str = "", every: float = 2.0, live: bool | None = None
+) -> Iterator:
+    """Pass a training's reports through while a LiveCurve titled `describe` draws them.
+
+    >>> for report in progress(train(...), total=num_iterations, describe="SFT"): ...
+    """
+    return LiveCurve(total, describe, every, live).watch(reports)
+
+
+def draw_curve(frame: pd.DataFrame, total: int, title: str, caption: str) -> Picture:
+    """One run: loss, and metrics of its kind, over `total` steps; other metrics in a panel beside it."""
+    metrics = [name for name in frame.columns if name not in COLUMNS]
+    others = [name for name in metrics if not name.endswith(LIKE_LOSSES)]
+    picture = Picture(height=3.6)
+    axes = picture.subplots(1, 2 if others else 1, width_ratios=[3, 1.3] if others else [1], squeeze=False)[0]
+    _loss_panel(axes[0], frame, [name for name in metrics if name.endswith(LIKE_LOSSES)], title)
+    if others:
+        _metric_panel(axes[1], frame, others)
+    for ax in axes:
+        ax.set(xlim=(0, max(total, 1)), xlabel="step")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    picture.supxlabel(
+        wrap_facts(caption, CAPTION_WIDTH), fontsize=9, color=INK, x=0.01, ha="left", parse_math=False
+    )
+    return picture
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as 0:07, 3:05 or 1:02:03.
+
+    >>> clock_time(3723)
+    '1:02:03'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def wrap_facts(caption: str, width: int) -> str:
+    """A caption in lines of at most `width` letters, broken only between its facts.
+
+    >>> wrap_facts("step 1 · loss 2.0 · arc_acc 0.3", 20).splitlines()
+    ['step 1 · loss 2.0 ·', 'arc_acc 0.3']
+    """
+    glued = caption.replace(" ", "\0").replace("\0·\0", "\0· ")
+    return fill(glued, width, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
+
+
+def tokens_per_second(rows: list[dict]) -> float:
+    """Real tokens (no padding) per second of training over these steps.
+
+    >>> tokens_per_second([{"real_tokens": 600, "seconds": 2.0}])
+    300.0
+    """
+    seconds = sum(row["seconds"] for row in rows)
+    return sum(row["real_tokens"] for row in rows) / seconds if seconds else 0.0
+
+
+def last_metrics(rows: list[dict]) -> dict[str, float]:
+    """The latest value of each metric.
+
+    >>> last_metrics([{"step": 0, "val_loss": 2.0}, {"step": 1, "val_loss": 1.5}, {"step": 2}])
+    {'val_loss': 1.5}
+    """
+    latest = {name: value for row in rows for name, value in row.items()}
+    return {name: value for name, value in latest.items() if name not in COLUMNS}
+
+
+def _loss_panel(ax, frame: pd.DataFrame, names: list[str], title: str) -> None:
+    tidy(ax, title)
+    rows = frame.dropna(subset=["loss"])
+    draw_loss(ax, rows["step"], rows["loss"], BLUE, label="loss, smoothed")
+    for index, name in enumerate(names):
+        points = frame.dropna(subset=[name])
+        ax.plot(
+            points["step"], points[name], "o" + STYLES[index % 4], color=VERMILLION, ms=5, lw=1.2, label=name
+        )
+    ax.set_ylabel("loss")
+    ax.legend(frameon=False, fontsize=9, loc="upper right")
+
+
+def _metric_panel(ax, frame: pd.DataFrame, names: list[str]) -> None:
+    tidy(ax)
+    for index, name in enumerate(names):
+        points = frame.dropna(subset=[name])
+        ax.plot(
+            points["step"],
+            points[name],
+            marker="os^Dv"[index % 5],
+            color=SERIES[(index + 1) % 8],
+            ms=5,
+            label=name,
+        )
+    ax.legend(frameon=False, fontsize=8)

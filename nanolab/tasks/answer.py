@@ -1,0 +1,47 @@
+"""The number after "####": how GSM8K and SpellingBee replies end, and how they are graded."""
+
+import re
+from decimal import Decimal, InvalidOperation
+
+# As in the data set's own code: openai/grade-school-math, grade_school_math/dataset.py (ANS_RE).
+FINAL_NUMBER = re.compile(r"#### (-?[0-9.,]+)")
+
+
+def final_number(text):
+    """Return the number after the first "#### " as a Decimal, or None if there is none.
+
+    Thousands commas and a full stop at the end do not count. Numbers are compared by value, so 18.00
+    is 18; the original code compares texts, and would call that wrong.
+
+        >>> final_number("She has 1,200 pens. #### 1,200.")
+        Decimal('1200')
+    """
+    match = FINAL_NUMBER.search(text)
+    if match is None:
+        return None
+    try:
+        return Decimal(match.group(1).replace(",", "").rstrip("."))
+    except InvalidOperation:  # such as "1.2.3" or "-"
+        return None
+
+
+def same_final_number(conversation, reply):
+    """Return whether the reply ends on the number that the conversation's own last message ends on.
+
+    A reply without a number is wrong; a reference without one is a ValueError, not a point for everyone.
+    """
+    reference = final_number(message_text(conversation["messages"][-1]))
+    if reference is None:
+        where = conversation.get("where", "the conversation")
+        raise ValueError(f"{where}: its own answer has no number after '#### ', so no reply can be graded")
+    return final_number(reply) == reference
+
+
+def message_text(message):
+    """Return a message's content as one text; the parts of a list are joined.
+
+    >>> message_text({"content": [{"type": "text", "text": "3*4="}, {"type": "python_output", "text": "12"}]})
+    '3*4=12'
+    """
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)

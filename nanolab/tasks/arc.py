@@ -1,0 +1,33 @@
+"""ARC: grade-school science questions, https://huggingface.co/datasets/allenai/ai2_arc."""
+
+from nanolab.tasks.base import check_one_of
+from nanolab.tasks.choice import ChoiceTask
+from nanolab.tasks.rows import load_rows
+
+SUBSETS = ("ARC-Easy", "ARC-Challenge")
+SPLITS = ("train", "validation", "test")
+
+
+class ARC(ChoiceTask):
+    """Questions of ARC-Easy or ARC-Challenge.
+
+    Not every row is A to D: about 4 in 100 have the labels 1 to 4, and a few have three or five choices. The
+    letters are the row's own labels, so the reply to such a row is "3".
+
+        >>> ARC("ARC-Easy", "train", data="toy").name
+        'ARC-Easy'
+    """
+
+    def __init__(self, subset, split, data=None, **view):
+        super().__init__(**view)
+        check_one_of("ARC subset", subset, SUBSETS)
+        check_one_of("ARC split", split, SPLITS)
+        self.name, self.part = subset, split
+        self.ds = load_rows("ai2_arc", subset, split, data)
+
+    def num_examples(self):
+        return len(self.ds)
+
+    def choice_row(self, index):
+        row = self.ds[index]
+        return row["question"], row["choices"]["label"], row["choices"]["text"], row["answerKey"]

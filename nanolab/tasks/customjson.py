@@ -1,0 +1,128 @@
+"""Conversations from a file of your own, and the identity conversations that ship with the data."""
+
+import json
+from pathlib import Path
+
+from nanolab.tasks import toy
+from nanolab.tasks.base import PART_TYPES, Task
+from nanolab.tasks.hub import hub_file
+from nanolab.tasks.rows import resolve_data
+
+ROLES = ("system", "user", "assistant")
+IDENTITY_FILE = "identity_conversations.jsonl"
+# 996 conversations in which nanochat says who it is; the address is that of nanochat's speedrun.sh.
+IDENTITY_URL = f"https://karpathy-public.s3.us-west-2.amazonaws.com/{IDENTITY_FILE}"
+
+
+class CustomJSON(Task):
+    """One conversation a line, as an array of messages or as {"messages": [...]}; blank lines are skipped.
+
+    The file's order is kept. It is read once, when the task is made, so a bad line is found before any
+    training: ValueError with the file, the line number and what is wrong.
+
+        >>> CustomJSON("mine.jsonl")[0]["where"]
+        'CustomJSON mine.jsonl line 1'
+    """
+
+    name = "CustomJSON"
+
+    def __init__(self, filepath, **view):
+        super().__init__(**view)
+        path = Path(filepath).expanduser()
+        self.part = path.name
+        self.lines = read_conversations(path)
+
+    def num_examples(self):
+        return len(self.lines)
+
+    def get_example(self, index):
+        return {"messages": self.lines[index][1]}
+
+    def where(self, index):
+        return f"{self.name} {self.part} line {self.lines[index][0]}"
+
+
+class Identity(CustomJSON):
+    """Conversations about who the model is, from wherever `data` says.
+
+    >>> Identity(data="toy")[0]["messages"][0]["role"]
+    'user'
+    """
+
+    name = "Identity"
+
+    def __init__(self, data=None, **view):
+        source = resolve_data(data)
+        if source != "toy":
+            super().__init__(identity_path(source), **view)
+            return
+        Task.__init__(self, **view)
+        self.part = "toy"
+        rows = toy.toy_rows("identity_conversations", None, "train")
+        self.lines = [(number, row["messages"]) for number, row in enumerate(rows, start=1)]
+
+
+def identity_path(source):
+    """Return the path of the identity conversations in a directory, or of the downloaded file for "hub"."""
+    return hub_file(IDENTITY_FILE, IDENTITY_URL) if source == "hub" else source / IDENTITY_FILE
+
+
+def read_conversations(path):
+    """Return [(line number, messages), ...] of a file with one conversation a line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; it should hold one conversation a line, as JSON")
+    with path.open("rb") as file:
+        return [
+            (number, parse_line(path, number, line))
+            for number, line in enumerate(file, start=1)
+            if line.strip()
+        ]
+
+
+def parse_line(path, number, line):
+    """Return the messages of one line; ValueError names the file, the line and the fault."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:  # bad JSON, or bytes that are not UTF-8
+        raise ValueError(f"{path} line {number}: not JSON ({error})") from None
+    messages = row.get("messages") if isinstance(row, dict) else row
+    fault = message_fault(messages)
+    if fault:
+        raise ValueError(f"{path} line {number}: not a list of messages ({fault})")
+    return messages
+
+
+def message_fault(messages):
+    """Return what keeps `messages` from being a conversation, or None.
+
+    >>> message_fault([{"role": "human", "content": "Hi"}])
+    "message 0 has the role 'human', not one of system, user, assistant"
+    """
+    if not isinstance(messages, list):
+        return f"found {type(messages).__name__}"
+    if not messages:
+        return "it is empty"
+    return next(filter(None, map(single_fault, range(len(messages)), messages)), None)
+
+
+def single_fault(number, message):
+    """Return what is wrong with message `number`, or None."""
+    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        return f"message {number} is not an object with role and content"
+    if message["role"] not in ROLES:
+        return f"message {number} has the role {message['role']!r}, not one of {', '.join(ROLES)}"
+    if not isinstance(message["content"], str) and not are_parts(message["content"]):
+        return f"the content of message {number} is neither a text nor a list of parts"
+    return None
+
+
+def are_parts(content):
+    """Return whether `content` is a list of {"type": "text" | "python" | "python_output", "text": str}.
+
+    >>> are_parts([{"type": "python", "text": "1+1"}]), are_parts([{"type": "image"}])
+    (True, False)
+    """
+    return isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") in PART_TYPES and isinstance(part.get("text"), str)
+        for part in content
+    )

@@ -1,0 +1,119 @@
+"""Rows and files from the internet: the Hugging Face hub, and two files that live elsewhere."""
+
+import contextlib
+import http.client
+import urllib.error
+import urllib.request
+
+import datasets
+
+from nanolab.paths import cache_dir
+from nanolab.tasks.download import download
+
+# What we call a data set -> its id on the hub.
+HUB_IDS = {
+    "smol-smoltalk": "HuggingFaceTB/smol-smoltalk",
+    "mmlu": "cais/mmlu",
+    "ai2_arc": "allenai/ai2_arc",
+    "gsm8k": "openai/gsm8k",
+    "openai_humaneval": "openai/openai_humaneval",
+    "pretrain_text": "karpathy/fineweb-edu-100b-shuffle",
+}
+# Base text is 1,823 files. One is plenty for the models of this lab, and nanochat validates on the last.
+PRETRAIN_SHARDS = {"train": "shard_00000.parquet", "validation": "shard_01822.parquet"}
+PROBE_TIMEOUT = 5  # seconds
+
+OTHER_SOURCES = (
+    'Two other sources need no network: data="toy" (rows built into nanolab) or data="<a directory>" holding '
+    "<name>/<subset>/<split>.parquet or .jsonl files. The environment variable NANOLAB_DATA sets the default."
+)
+
+
+class DataUnavailable(RuntimeError):
+    """Rows were asked of the internet and did not come; says which sources need no network."""
+
+    def __init__(self, what, reason):
+        super().__init__(f"{what} could not be loaded: {reason}\n{OTHER_SOURCES}")
+
+
+def load_hub(name, subset, split):
+    """Load a split from the hub, or from the copy that an earlier load left in the cache, in the hub's order.
+
+    Raises DataUnavailable after seconds, not minutes, if neither is there.
+
+        >>> load_hub("gsm8k", "main", "test").num_rows
+        1319
+    """
+    arguments = hub_arguments(name, subset, split)
+    # Left alone, `datasets` retries an unreachable hub for 23 seconds a data set, then looks into its cache.
+    mode = contextlib.nullcontext() if hub_reachable() else offline()
+    try:
+        with mode:
+            rows = datasets.load_dataset(**arguments, cache_dir=str(cache_dir() / "hub"))
+    except Exception as error:  # three libraries lie below, each with its own errors; the cause is kept
+        what = f"{arguments['path']} ({split})"
+        raise DataUnavailable(what, f"{type(error).__name__}: {error}") from error
+    return unnest(rows)
+
+
+def hub_arguments(name, subset, split):
+    """Return the arguments that `datasets.load_dataset` needs for a split of ours.
+
+    >>> hub_arguments("mmlu", "all", "auxiliary_train")
+    {'path': 'cais/mmlu', 'name': 'auxiliary_train', 'split': 'train'}
+    """
+    arguments = {"path": HUB_IDS[name], "name": subset, "split": split}
+    if name == "pretrain_text":
+        # The card counts all shards, so its numbers cannot be checked against one.
+        shard = PRETRAIN_SHARDS[split]
+        return arguments | {"split": "train", "data_files": shard, "verification_mode": "no_checks"}
+    if split == "auxiliary_train":
+        return arguments | {"name": "auxiliary_train", "split": "train"}
+    return arguments
+
+
+def unnest(rows):
+    """Lift rows of the form {"train": {...}} to {...}; others pass unchanged.
+
+    The hub's MMLU auxiliary_train is nested so, by an accident of its upload.
+    """
+    if rows.column_names != ["train"]:
+        return rows
+    flat = rows.flatten()
+    return flat.rename_columns({column: column.removeprefix("train.") for column in flat.column_names})
+
+
+def hub_reachable():
+    """Return whether the hub answers at all, within seconds; False when HF_HUB_OFFLINE says not to ask."""
+    if datasets.config.HF_HUB_OFFLINE:
+        return False
+    request = urllib.request.Request(datasets.config.HF_ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=PROBE_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return True  # it answered, if only to complain about the request
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def offline():
+    """Let `datasets` use nothing but its cache inside the `with` block, as HF_HUB_OFFLINE=1 does throughout."""
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def hub_file(filename, url, check=None):
+    """Download a single file into the cache unless it is there; return its path, or raise DataUnavailable."""
+    path = cache_dir() / "hub" / filename
+    if datasets.config.HF_HUB_OFFLINE and not path.exists():
+        raise DataUnavailable(url, "HF_HUB_OFFLINE is set, and it is not in the cache")
+    try:
+        return download(url, path, check)
+    except (OSError, http.client.HTTPException) as error:  # the second: cut off halfway
+        raise DataUnavailable(url, error) from error

@@ -1,0 +1,32 @@
+"""SmolTalk: general chat, made for small models,
+https://huggingface.co/datasets/HuggingFaceTB/smol-smoltalk."""
+
+from nanolab.tasks.base import Task, check_one_of
+from nanolab.tasks.rows import load_rows
+
+SPLITS = ("train", "test")
+
+
+class SmolTalk(Task):
+    """Chats of one or more turns, some with a system message first; the hub has 460,341 train rows.
+
+    >>> SmolTalk("test", data="toy")[0]["messages"][-1]["role"]
+    'assistant'
+    """
+
+    name = "SmolTalk"
+
+    def __init__(self, split, data=None, **view):
+        super().__init__(**view)
+        check_one_of("SmolTalk split", split, SPLITS)
+        self.part = split
+        self.ds = load_rows("smol-smoltalk", None, split, data)
+
+    def num_examples(self):
+        return len(self.ds)
+
+    def get_example(self, index):
+        messages = self.ds[index]["messages"]
+        return {
+            "messages": [{"role": message["role"], "content": message["content"]} for message in messages]
+        }

@@ -1,0 +1,183 @@
+"""The whole line on built-in rows with a one-layer model: tokenizer, base, mid, SFT, as commands and as jobs."""
+
+import json
+
+import pytest
+import torch
+
+from nanolab.checkpoint import load_checkpoint
+from nanolab.cli import main
+from nanolab.evaluate import evaluate
+from nanolab.grades import grade, side_by_side
+from nanolab.jobs import run, start, train_tokenizer
+from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
+from nanolab.tasks import make_task
+
+SMALL_STREAM = ["--max_seq_len=64", "--device_batch_size=2", "--total_batch_size=256", "--eval_tokens=256"]
+SMALL_SFT = ["--num_iterations=3", "--target_examples_per_step=4", "--device_batch_size=2", "--eval_every=2"]
+SMALL_SFT += ["--eval_steps=2", "--eval_metrics_every=2", "--eval_metrics_max_problems=3"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A cache folder with a tokenizer, a base and a mid checkpoint "d1", made once for this file's tests."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOLAB_CACHE", str(folder))
+        patch.setenv("NANOLAB_DATA", "toy")
+        assert main(["tokenizer", "--vocab_size=512", "--max_chars=200000", "--max_conversations=500"]) == 0
+        assert main(["base", "--depth=1", "--num_iterations=3", *SMALL_STREAM]) == 0
+        assert main(["mid", "--num_iterations=2", *SMALL_STREAM]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(trained, monkeypatch):
+    monkeypatch.setenv("NANOLAB_CACHE", str(trained))
+    monkeypatch.setenv("NANOLAB_DATA", "toy")
+    return trained
+
+
+def lines_of(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_command_line_prints_settings_validation_steps_and_accuracies_and_saves(capsys):
+    assert main(["sft", "--model_tag=d1", *SMALL_SFT]) == 0
+    printed = capsys.readouterr().out
+    for expected in (
+        "target_examples_per_step = 4",
+        "Starting from",
+        "Step 00000 | Validation loss: ",
+        "Step 00000/00003 | Training loss: ",
+        "| lrm: 0.667 | num_tokens: ",
+        "Step 00002 | mmlu_acc: ",
+        "arc_easy_acc: ",
+        "Step 00003 | Validation loss: ",
+        "Saved the sft checkpoint",
+    ):
+        assert expected in printed
+    model, tokenizer, meta, _ = load_checkpoint("sft", "d1")
+    assert meta["step"] == 3 and meta["settings"]["device_batch_size"] == 2
+    assert set(meta["metrics"]) == {"val_loss", "mmlu_acc", "arc_easy_acc"}
+    assert meta["provenance"]["data"] == "toy" and meta["provenance"]["parent"]["stage"] == "mid"
+    assert "torch" in meta["provenance"]["versions"] and tokenizer.vocab_size == 512
+
+
+def test_options_may_be_written_with_dashes_too(capsys):
+    assert main(["sft", "--model-tag", "d1", *[o.replace("_", "-") for o in SMALL_SFT], "--no-save"]) == 0
+    assert "num_iterations = 3" in capsys.readouterr().out
+
+
+def test_an_error_is_told_in_one_line(capsys):
+    assert main(["sft", "--model_tag=d99"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("nanolab: No mid checkpoint 'd99'") and error.count("\n") == 1
+
+
+def test_every_step_is_a_line_of_metrics_with_the_documented_names():
+    job = start(sft_config(), say=quiet)
+    reports = list(run(job, say=quiet))
+    lines = lines_of(job.run_dir)
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]  # three steps and the evaluation after the last
+    for line, report in zip(lines, reports, strict=False):
+        assert line["loss"] == report.loss
+        documented = {"step", "loss", "lr_multiplier", "num_tokens", "real_tokens", "slots", "seconds"}
+        assert documented <= set(line)
+    assert "val_loss" in lines[0] and "val_loss" in lines[-1]
+
+
+def test_two_equal_runs_are_equal_to_the_bit():
+    weights, losses = [], []
+    for _ in range(2):
+        job = start(sft_config(), say=quiet)
+        losses.append([report.loss for report in run(job, say=quiet)])
+        weights.append(list(job.model.parameters()))
+    assert losses[0] == losses[1]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_evaluation_does_not_change_what_is_trained():
+    losses = []
+    for every in (1, -1):
+        job = start(sft_config(eval_every=every, eval_metrics_every=every), say=quiet)
+        losses.append([report.loss for report in run(job, say=quiet)])
+    assert losses[0] == losses[1]
+
+
+def test_one_can_stop_look_and_go_on():
+    job = start(sft_config(), say=quiet)
+    reports = run(job, say=quiet)
+    first = next(reports)
+    assert first.step == 0 and job.steps[1].num_conversations == 4 and job.saved is None
+    assert [report.step for report in reports] == [1, 2]
+
+
+def test_the_step_that_has_only_overlong_conversations_goes_by():
+    job = start(sft_config(max_data_tokens=10), say=quiet)
+    before = [weight.clone() for weight in job.model.parameters()]
+    reports = list(run(job, say=quiet))
+    assert all(report.loss is None and len(report.left_out) == 4 for report in reports)
+    assert all(torch.equal(a, b) for a, b in zip(before, job.model.parameters(), strict=True))
+
+
+def test_base_and_mid_follow_their_schedules(trained):
+    base, mid = lines_of(trained / "runs" / "base_d1"), lines_of(trained / "runs" / "mid_d1")
+    assert [line.get("lr_multiplier") for line in base] == pytest.approx([1.0, 1.0, 1.0, None])
+    assert [line.get("muon_momentum") for line in mid] == pytest.approx([0.85, 0.85 + 0.1 / 300, None])
+    assert base[0]["grad_norm"] > 0 and mid[0]["grad_norm"] is None  # only base training clips
+    assert base[0]["num_tokens"] == base[0]["slots"] == 256
+    assert base[-1]["val_loss"] < base[0]["val_loss"] and "val_bpb" in base[-1]
+
+
+def test_mid_without_the_momentum_ramp_keeps_095():
+    config = MidConfig(num_iterations=1, max_seq_len=64, device_batch_size=2, total_batch_size=256, eval_tokens=256)
+    config.muon_momentum_ramp, config.save = False, False
+    assert next(run(start(config, say=quiet), say=quiet)).muon_momentum == 0.95
+
+
+def test_mid_counts_an_epoch_when_no_number_of_steps_is_given():
+    config = MidConfig(max_seq_len=64, device_batch_size=64, total_batch_size=2**16, save=False)
+    job = start(config, say=quiet)
+    tokens = sum(len(job.steps.encode(job.steps.documents[i])) for i in range(len(job.steps.documents)))
+    assert job.num_iterations == tokens // 2**16
+
+
+def test_a_batch_that_rows_cannot_make_up_is_refused_before_any_work():
+    with pytest.raises(ValueError, match=r"1,000 is not a multiple of device_batch_size \* max_seq_len"):
+        start(BaseConfig(total_batch_size=1000), say=quiet)
+
+
+def test_a_tokenizer_smaller_than_asked_says_so():
+    said = []
+    config = TokenizerConfig(data="toy", vocab_size=60_000, max_chars=1000, max_conversations=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanolab.tokenizer.Tokenizer.save", lambda self, folder: folder)
+        tokenizer = train_tokenizer(config, say=said.append)
+    assert tokenizer.vocab_size < 60_000 and "too small for 60,000 tokens" in said[0]
+
+
+def test_grades_of_stages_stand_side_by_side():
+    with pytest.raises(FileNotFoundError, match="base d1 has not been graded"):
+        side_by_side(["base", "mid"], "d1")
+    for stage in ("base", "mid"):
+        grade(stage, "d1", "toy", tasks=("ARC-Easy", "SimpleSpelling"), max_problems=4, max_tokens=8)
+    table = side_by_side(["base", "mid"], "d1")
+    assert list(table.columns) == ["chance", "base", "mid", "problems"]
+    assert list(table.index) == ["ARC-Easy", "SimpleSpelling"] and set(table["problems"]) == {4}
+
+
+@pytest.mark.parametrize("name", ["ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "SimpleSpelling", "SpellingBee"])
+def test_every_graded_task_can_be_graded(name):
+    model, tokenizer, _, _ = load_checkpoint("mid", "d1")
+    graded = evaluate(model, tokenizer, make_task(name), max_problems=3, max_tokens=8)
+    assert graded.num_problems == 3 and list(graded.table.columns) == ["prompt", "expected", "reply", "correct"]
+
+
+def sft_config(**changes) -> SFTConfig:
+    small = {"num_iterations": 3, "target_examples_per_step": 4, "device_batch_size": 2, "eval_steps": 2}
+    return SFTConfig(**{"eval_metrics_max_problems": 2, **small, "save": False, "run": "test", **changes})
+
+
+def quiet(_line: str):
+    pass
