@@ -25,7 +25,7 @@ notebooks: env  # run every notebook and save it with its outputs; nothing else 
 	$(BIN)/python -m nanolab.course notebooks
 
 bench: env
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/sft_step.py
 
 lint: env
 	$(BIN)/ruff check .

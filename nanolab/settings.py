@@ -11,7 +11,7 @@ REAL_VOCAB_SIZE = 65_536
 
 
 def default_data() -> str:
-    """What `data` is when nothing is said: NANOLAB_DATA, or the built-in rows."""
+    """What `data` is when nothing is said: the environment variable NANOLAB_DATA, or "toy", the built-in rows."""
     return os.environ.get("NANOLAB_DATA") or "toy"
 
 

@@ -359,9 +359,7 @@ def test_lengths_get_a_strip_per_task_with_median_and_share_beyond_the_cutoff():
 
 
 def test_mixture_bars_are_shares_that_fill_each_bar():
-    table = pd.DataFrame(
-        {"task": ["a", "b"], "rows": [3, 1], "tokens": [100, 300], "supervised_tokens": [50, 50]}
-    )
+    table = pd.DataFrame({"task": ["a", "b"], "rows": [3, 1], "tokens": [100, 300], "supervised_tokens": [50, 50]})
     ax = show.mixture_bars(table).axes[0]
     widths = [[bar.get_width() for bar in bars] for bars in ax.containers]
     assert widths == [[0.75, 0.25, 0.5], [0.25, 0.75, 0.5]]

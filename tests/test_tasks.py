@@ -294,9 +294,7 @@ def test_the_multiple_choice_prompt_is_nanochats_to_the_letter():
 
 
 def test_an_arc_row_is_answered_with_its_own_label(directory):
-    by_question = {
-        row["messages"][0]["content"][26:30]: row for row in ARC("ARC-Easy", "train", data=directory)
-    }
+    by_question = {row["messages"][0]["content"][26:30]: row for row in ARC("ARC-Easy", "train", data=directory)}
     ice, fire = by_question["Ice "], by_question["Fire"]
     assert ice["letters"] == ["A", "B", "C"] and ice["messages"][1]["content"] == "B"
     assert fire["letters"] == ["1", "2"] and fire["messages"][1]["content"] == "1"
@@ -308,9 +306,7 @@ def test_a_choice_is_right_if_it_is_the_letter_and_nothing_else(directory):
     right = task[0]["messages"][1]["content"]
     wrong = next(letter for letter in "ABCD" if letter != right)
     assert task.evaluate(task[0], right) and task.evaluate(task[0], f" {right}\n")
-    assert not any(
-        task.evaluate(task[0], reply) for reply in (wrong, "", right * 2, right.lower(), f"{right}.")
-    )
+    assert not any(task.evaluate(task[0], reply) for reply in (wrong, "", right * 2, right.lower(), f"{right}."))
 
 
 @pytest.mark.parametrize(
@@ -382,8 +378,7 @@ def test_the_last_equals_sign_parts_expression_and_result():
 
 
 @given(
-    st.text(alphabet="<>=1+ #\na", max_size=40)
-    | st.lists(st.sampled_from(["<<", ">>", "=", "1", "+"])).map("".join)
+    st.text(alphabet="<>=1+ #\na", max_size=40) | st.lists(st.sampled_from(["<<", ">>", "=", "1", "+"])).map("".join)
 )
 def test_joining_the_parts_gives_the_answer_back(answer):
     assert joined(answer_parts(answer)) == answer
@@ -494,9 +489,7 @@ def test_identity_comes_from_the_directory_or_the_toy_rows(directory):
 def test_base_text_is_a_dataset_with_a_text_column(directory):
     rows = load_text("train", data=directory)
     assert sorted(rows["text"]) == [f"Text {i}." for i in range(5)]
-    with pytest.raises(
-        ValueError, match="text split 'test' does not exist; choose one of: train, validation"
-    ):
+    with pytest.raises(ValueError, match="text split 'test' does not exist; choose one of: train, validation"):
         load_text("test", data=directory)
 
 
@@ -536,8 +529,7 @@ def test_the_count_is_said_by_hand_by_python_and_at_the_end():
     parts = spelling.count_parts("apple", "p")
     assert [part["type"] for part in parts] == ["text", "python", "python_output", "text"]
     assert parts[0]["text"] == (
-        "apple:a,p,p,l,e\n\nCount p:\n1:a\n2:p hit! count=1\n3:p hit! count=2\n4:l\n5:e\n\n"
-        "By hand: 2. With Python: "
+        "apple:a,p,p,l,e\n\nCount p:\n1:a\n2:p hit! count=1\n3:p hit! count=2\n4:l\n5:e\n\nBy hand: 2. With Python: "
     )
     assert [part["text"] for part in parts[1:]] == ["'apple'.count('p')", "2", "\n\n#### 2"]
 
@@ -791,9 +783,7 @@ def test_the_toy_rows_own_answers_are_right_and_an_empty_reply_is_wrong(name):
 
 
 def test_an_unknown_task_lists_the_names():
-    with pytest.raises(
-        ValueError, match="task 'ARC' does not exist; choose one of: ARC-Easy, ARC-Challenge, MMLU"
-    ):
+    with pytest.raises(ValueError, match="task 'ARC' does not exist; choose one of: ARC-Easy, ARC-Challenge, MMLU"):
         make_task("ARC")
 
 

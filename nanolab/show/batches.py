@@ -70,9 +70,7 @@ def categories(inputs, targets, pad_id: int | None = None, real_lengths=None) ->
         real_lengths = np.full(len(inputs), inputs.shape[1])
     real_lengths = np.asarray(as_list(real_lengths))
     if real_lengths.shape != (len(inputs),):
-        raise ValueError(
-            f"real_lengths has the shape {real_lengths.shape}, but the batch has {len(inputs)} rows"
-        )
+        raise ValueError(f"real_lengths has the shape {real_lengths.shape}, but the batch has {len(inputs)} rows")
     padding = columns >= real_lengths[:, None]
     return np.where(targets != IGNORE_INDEX, "supervised", np.where(padding, "padding", "context"))
 
@@ -105,9 +103,7 @@ def batch_map(inputs, targets, pad_id=None, real_lengths=None, title=None, ax=No
     return ax.figure
 
 
-def batch_view(
-    inputs, targets, tokenizer, rows=None, max_columns: int = 60, pad_id: int | None = None
-) -> HTML:
+def batch_view(inputs, targets, tokenizer, rows=None, max_columns: int = 60, pad_id: int | None = None) -> HTML:
     """Draw rows of a batch (B, T) as tokens, and beneath each the token to predict there (– where none).
 
     `rows` are the row numbers to draw, by default the first four. Padding is the trailing run of `pad_id`, by
@@ -138,9 +134,7 @@ def inputs_targets_table(inputs, targets, tokenizer) -> pd.DataFrame:
     """
     inputs, targets = as_pair(inputs, targets)
     if len(inputs) != 1:
-        raise ValueError(
-            f"inputs_targets_table shows one row, but got {len(inputs)}: pass inputs[0], targets[0]"
-        )
+        raise ValueError(f"inputs_targets_table shows one row, but got {len(inputs)}: pass inputs[0], targets[0]")
     labels, inputs, targets = Labels(tokenizer), inputs[0].tolist(), targets[0].tolist()
     return pd.DataFrame(
         {
@@ -167,9 +161,7 @@ def _draw_row(ax, row: int, kinds_of_row) -> None:
     runs = list(_runs(kinds_of_row))
     for kind, (colour, height, hatch) in BARS.items():
         spans = [(start, length) for name, start, length in runs if name == kind]
-        ax.broken_barh(
-            spans, (row - height / 2, height), facecolor=colour, hatch=hatch, edgecolor="#777777", lw=0
-        )
+        ax.broken_barh(spans, (row - height / 2, height), facecolor=colour, hatch=hatch, edgecolor="#777777", lw=0)
 
 
 def _bar_legend(kinds: np.ndarray) -> list[Patch]:

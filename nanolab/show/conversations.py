@@ -61,8 +61,6 @@ def _part(part: dict) -> str:
     if kind == "text":
         return f'<span class="nl-text">{escape(part["text"])}</span>'
     if kind not in PART_NAMES:
-        raise ValueError(
-            f"a message has a part of type {kind!r}, but parts are text, {', '.join(PART_NAMES)}"
-        )
+        raise ValueError(f"a message has a part of type {kind!r}, but parts are text, {', '.join(PART_NAMES)}")
     output, name = " nl-output" if kind == "python_output" else "", PART_NAMES[kind]
     return f'<code class="nl-tool{output}"><small>{name}</small>{escape(part["text"])}</code>'

@@ -20,17 +20,13 @@ def smooth(values: pd.Series) -> pd.Series:
     return values.ewm(halflife=max(1.0, HALF_LIFE * len(values))).mean()
 
 
-def draw_loss(
-    ax: Axes, steps: pd.Series, loss: pd.Series, colour: str, style: str = "-", label: str = ""
-) -> None:
+def draw_loss(ax: Axes, steps: pd.Series, loss: pd.Series, colour: str, style: str = "-", label: str = "") -> None:
     """The loss of every step thin and pale, its moving average over it."""
     ax.plot(steps, loss, color=colour, lw=0.8, alpha=0.3)
     ax.plot(steps, smooth(loss), color=colour, lw=2, ls=style, label=label)
 
 
-def loss_curves(
-    frames: dict[str, pd.DataFrame], title: str | None = None, x: str = "step", y: str = "loss"
-) -> Figure:
+def loss_curves(frames: dict[str, pd.DataFrame], title: str | None = None, x: str = "step", y: str = "loss") -> Figure:
     """Draw the losses of several runs over each other, smoothed, with the last value of each in the legend.
 
     Each frame has the columns `x` and `y` (LiveCurve.frame has them). Raises KeyError naming run and column.
@@ -42,9 +38,7 @@ def loss_curves(
     for index, (name, frame) in enumerate(frames.items()):
         missing = {x, y} - set(frame.columns)
         if missing:
-            raise KeyError(
-                f"loss_curves: the run {name!r} lacks {sorted(missing)}; it has {list(frame.columns)}"
-            )
+            raise KeyError(f"loss_curves: the run {name!r} lacks {sorted(missing)}; it has {list(frame.columns)}")
         rows = frame.dropna(subset=[y])
         label = f"{name}: {smooth(rows[y]).iloc[-1]:.3f}" if len(rows) else f"{name}: no values"
         colour, style = SERIES[index % len(SERIES)], STYLES[index % len(STYLES)]

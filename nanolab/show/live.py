@@ -160,9 +160,7 @@ def draw_curve(frame: pd.DataFrame, total: int, title: str, caption: str) -> Pic
     for ax in axes:
         ax.set(xlim=(0, max(total, 1)), xlabel="step")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    picture.supxlabel(
-        wrap_facts(caption, CAPTION_WIDTH), fontsize=9, color=INK, x=0.01, ha="left", parse_math=False
-    )
+    picture.supxlabel(wrap_facts(caption, CAPTION_WIDTH), fontsize=9, color=INK, x=0.01, ha="left", parse_math=False)
     return picture
 
 
@@ -213,9 +211,7 @@ def _loss_panel(ax, frame: pd.DataFrame, names: list[str], title: str) -> None:
     draw_loss(ax, rows["step"], rows["loss"], BLUE, label="loss, smoothed")
     for index, name in enumerate(names):
         points = frame.dropna(subset=[name])
-        ax.plot(
-            points["step"], points[name], "o" + STYLES[index % 4], color=VERMILLION, ms=5, lw=1.2, label=name
-        )
+        ax.plot(points["step"], points[name], "o" + STYLES[index % 4], color=VERMILLION, ms=5, lw=1.2, label=name)
     ax.set_ylabel("loss")
     ax.legend(frameon=False, fontsize=9, loc="upper right")
 

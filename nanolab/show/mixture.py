@@ -26,9 +26,7 @@ def length_histogram(lengths_by_task: dict[str, list[int]], cutoff: int | None =
     strips = picture.subplots(len(lengths_by_task), sharex=True, squeeze=False)[:, 0]
     for ax, (name, lengths) in zip(strips, lengths_by_task.items(), strict=True):
         _strip(ax, name, np.asarray(lengths), bins, cutoff)
-    strips[-1].set_xlabel(
-        "tokens per conversation (log scale)" + (f"; dashed: cutoff {cutoff:,}" if cutoff else "")
-    )
+    strips[-1].set_xlabel("tokens per conversation (log scale)" + (f"; dashed: cutoff {cutoff:,}" if cutoff else ""))
     strips[-1].xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
     return picture
 
@@ -67,14 +65,10 @@ def _strip(ax, name: str, lengths: np.ndarray, bins: np.ndarray, cutoff: int | N
         ax.axvline(cutoff, color=VERMILLION, lw=1.5, ls="--")
         facts += f", {percent(int((lengths > cutoff).sum()), len(lengths))} beyond"
     ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10, color=INK)
-    ax.text(
-        1.01, 0.5, facts.replace(", ", "\n"), transform=ax.transAxes, fontsize=8.5, va="center", color=INK
-    )
+    ax.text(1.01, 0.5, facts.replace(", ", "\n"), transform=ax.transAxes, fontsize=8.5, va="center", color=INK)
 
 
-def _segments(
-    ax, record: dict, colour: str, hatched: bool, left: np.ndarray, table: pd.DataFrame
-) -> np.ndarray:
+def _segments(ax, record: dict, colour: str, hatched: bool, left: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     """One task's segment on each of the three bars; returns where the next task's begin."""
     shares = np.array([record[measure] / max(table[measure].sum(), 1) for measure in MEASURES])
     hatch = "//" if hatched else None

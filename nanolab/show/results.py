@@ -36,9 +36,7 @@ def before_after_table(
     chance, stages = chance or {}, list(results)
     tasks = list(dict.fromkeys(task for by_task in results.values() for task in by_task))
     heads = "".join(f"<th>{escape(head)}</th>" for head in ["task", *stages, "change"])
-    body = "".join(
-        _row(task, [results[stage].get(task) for stage in stages], chance.get(task)) for task in tasks
-    )
+    body = "".join(_row(task, [results[stage].get(task) for stage in stages], chance.get(task)) for task in tasks)
     key = legend('<span class="nl-key"></span>chance: the accuracy of guessing', "– not measured")
     return view(f'{key}<table class="nl-results"><tr>{heads}</tr>{body}</table>', title, TABLE)
 
@@ -52,9 +50,7 @@ def _cell(task: str, accuracy: float | None, chance: float | None) -> str:
     if accuracy is None:
         return "–"
     if not 0 <= accuracy <= 1:
-        raise ValueError(
-            f"before_after_table: {task} has the accuracy {accuracy}; it must lie between 0 and 1"
-        )
+        raise ValueError(f"before_after_table: {task} has the accuracy {accuracy}; it must lie between 0 and 1")
     mark = "" if chance is None else f'<span class="nl-chance" style="left:{chance:.1%}"></span>'
     about = "" if chance is None else f" (chance {chance:.1%})"
     fill = f'<span class="nl-fill" style="width:{accuracy:.1%}"></span>'

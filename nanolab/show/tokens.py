@@ -108,11 +108,7 @@ def token_view(ids, mask, tokenizer, title: str | None = None, max_tokens: int =
         )
     chips = "".join(_chips(ids[:max_tokens], mask, tokenizer))
     left_out = len(ids) - max_tokens
-    after = (
-        f"… {left_out:,} more of {len(ids):,} tokens left out (max_tokens={max_tokens})"
-        if left_out > 0
-        else ""
-    )
+    after = f"… {left_out:,} more of {len(ids):,} tokens left out (max_tokens={max_tokens})" if left_out > 0 else ""
     return view(_legend(mask) + f'<div class="nl-box nl-code">{chips}</div>' + note(after), title)
 
 

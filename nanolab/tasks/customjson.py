@@ -72,11 +72,7 @@ def read_conversations(path):
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; it should hold one conversation a line, as JSON")
     with path.open("rb") as file:
-        return [
-            (number, parse_line(path, number, line))
-            for number, line in enumerate(file, start=1)
-            if line.strip()
-        ]
+        return [(number, parse_line(path, number, line)) for number, line in enumerate(file, start=1) if line.strip()]
 
 
 def parse_line(path, number, line):

@@ -7,12 +7,12 @@
 All three give the same columns, and all are shuffled with seed 42 by `datasets`.
 """
 
-import os
 from pathlib import Path
 
 import datasets
 
 from nanolab.paths import cache_dir
+from nanolab.settings import default_data
 from nanolab.tasks import toy
 from nanolab.tasks.base import SHUFFLE_SEED
 from nanolab.tasks.hub import load_hub
@@ -28,7 +28,7 @@ def resolve_data(data=None):
         >>> resolve_data()
         'toy'
     """
-    chosen = data or os.environ.get("NANOLAB_DATA") or "toy"
+    chosen = data or default_data()
     if chosen in ("hub", "toy"):
         return chosen
     path = Path(chosen).expanduser()
@@ -72,9 +72,7 @@ def find_file(directory, name, subset, split):
 def missing_file_message(directory, tried):
     """Say which paths were tried and which data files the directory does hold."""
     files = (path for path in directory.rglob("*") if path.suffix in BUILDERS)
-    found = sorted(str(path.relative_to(directory)) for path in files) or [
-        "no .parquet, .jsonl or .json file"
-    ]
+    found = sorted(str(path.relative_to(directory)) for path in files) or ["no .parquet, .jsonl or .json file"]
     listed = "\n  ".join(["No file for this split. Tried:", *map(str, tried)])
     return listed + "\n" + "\n  ".join([f"{directory} holds:", *found])
 

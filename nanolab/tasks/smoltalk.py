@@ -27,6 +27,4 @@ class SmolTalk(Task):
 
     def get_example(self, index):
         messages = self.ds[index]["messages"]
-        return {
-            "messages": [{"role": message["role"], "content": message["content"]} for message in messages]
-        }
+        return {"messages": [{"role": message["role"], "content": message["content"]} for message in messages]}
