@@ -66,15 +66,15 @@ def main():
         models[name] = (model, make_optimizers(model, 0.004, 0.2, 0.02, init_lr_frac=0.02))
     totals = {"slots": 0, "real": 0, "supervised": 0}
     for number in range(args.steps + 1):  # the first warms up
-        batches = steps[number].batches
+        step = steps[number]
         for name, way in ways.items():
-            spent = timed_step(way, *models[name], batches)
+            spent = timed_step(way, *models[name], step.batches)
             if number:
                 seconds[name].append(spent)
         if number:
-            totals["slots"] += sum(batch.slots for batch in batches)
-            totals["real"] += sum(batch.real_tokens for batch in batches)
-            totals["supervised"] += sum(batch.num_tokens for batch in batches)
+            totals["slots"] += step.slots
+            totals["real"] += step.real_tokens
+            totals["supervised"] += step.num_tokens
     report(args, device, totals, seconds)
 
 

@@ -62,6 +62,21 @@ class Step:
     num_conversations: int = 0
     left_out: list[str] = field(default_factory=list)
 
+    @property
+    def slots(self) -> int:
+        """Positions computed in the step, padding included."""
+        return sum(batch.slots for batch in self.batches)
+
+    @property
+    def real_tokens(self) -> int:
+        """Slots that hold a conversation's token."""
+        return sum(batch.real_tokens for batch in self.batches)
+
+    @property
+    def num_tokens(self) -> int:
+        """Supervised tokens: the denominator of the step's loss."""
+        return sum(batch.num_tokens for batch in self.batches)
+
 
 def shift(ids: Sequence[int], mask: Sequence[int]) -> tuple[list[int], list[int]]:
     """Inputs and targets of one conversation, both one shorter than its ids.

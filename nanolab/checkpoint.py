@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanolab.gpt import GPT, GPTConfig
-from nanolab.paths import cache_dir
+from nanolab.paths import cache_dir, shown
 from nanolab.tokenizer import Tokenizer
 
 STAGES = ("base", "mid", "sft")
@@ -97,18 +97,20 @@ def find_checkpoint(stage: str, model_tag: str = "", step: int = -1) -> Path:
     folder = stage_dir(stage)
     tags = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
     if not tags:
-        raise FileNotFoundError(f"No {stage} checkpoint in {folder}. Make one first: python -m nanolab {stage}")
+        raise FileNotFoundError(f"No {stage} checkpoint in {shown(folder)}. Make one first: python -m nanolab {stage}")
     if not model_tag:
         if len(tags) > 1:
             raise ValueError(f"There are several {stage} checkpoints; name one with model_tag: {', '.join(tags)}.")
         model_tag = tags[0]
     if model_tag not in tags:
-        raise FileNotFoundError(f"No {stage} checkpoint {model_tag!r} in {folder}. There are: {', '.join(tags)}.")
+        raise FileNotFoundError(
+            f"No {stage} checkpoint {model_tag!r} in {shown(folder)}. There are: {', '.join(tags)}."
+        )
     steps = sorted(
         int(match[1]) for path in (folder / model_tag).iterdir() if (match := STEP_FOLDER.fullmatch(path.name))
     )
     if not steps or (step >= 0 and step not in steps):
-        raise FileNotFoundError(f"No step {step} in {folder / model_tag}. There are: {steps or 'none'}.")
+        raise FileNotFoundError(f"No step {step} in {shown(folder / model_tag)}. There are: {steps or 'none'}.")
     return folder / model_tag / f"step_{step if step >= 0 else steps[-1]:06d}"
 
 

@@ -17,11 +17,14 @@ import nbformat
 import papermill
 from nbclient import NotebookClient
 
+from nanolab import show
+from nanolab.batch import StepDataset
 from nanolab.checkpoint import find_checkpoint
 from nanolab.grades import side_by_side
 from nanolab.jobs import run, start, tokenizer_dir, train_tokenizer
-from nanolab.paths import CLONE, cache_dir
+from nanolab.paths import CLONE, cache_dir, shown
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
+from nanolab.tasks import sft_mixture
 from nanolab.tokenizer import FILE_NAME as TOKENIZER_FILE
 from nanolab.tokenizer import Tokenizer
 
@@ -63,10 +66,10 @@ def recipe(stage: str, data: str, model_tag: str = "d4", **changes) -> BaseConfi
 def ensure_tokenizer(data: str, say=print) -> Tokenizer:
     """The tokenizer in the cache folder; if there is none, train it on the data first, and say so."""
     if not (tokenizer_dir() / TOKENIZER_FILE).exists():
-        say(f"No tokenizer in {tokenizer_dir()} -> training it now.")
+        say(f"No tokenizer in {shown(tokenizer_dir())} -> training it now.")
         return train_tokenizer(TokenizerConfig(data=data), say)
     tokenizer = Tokenizer.load(tokenizer_dir())
-    say(f"Loaded the tokenizer in {tokenizer_dir()}: {tokenizer.vocab_size:,} tokens ({tokenizer.fingerprint})")
+    say(f"Tokenizer of {tokenizer.vocab_size:,} tokens ({tokenizer.fingerprint}) from {shown(tokenizer_dir())}")
     return tokenizer
 
 
@@ -77,8 +80,8 @@ def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say=print) -
     """
     try:
         return find_checkpoint(stage, model_tag)
-    except FileNotFoundError as missing:
-        say(f"{str(missing).splitlines()[0]} -> training it now.")
+    except FileNotFoundError:
+        say(f"No {stage} checkpoint {model_tag!r} yet -> training it now.")
     if stage == "mid":
         ensure_checkpoint("base", data, model_tag, say)
     else:
@@ -101,23 +104,23 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None):
     papermill.execute_notebook(
         notebook, output, parameters=parameters or {}, cwd=str(notebook.parent), log_output=True, progress_bar=False
     )
-    print(f"--- {notebook.name}: {time.perf_counter() - began:.0f} s, executed copy {output}")
+    print(f"--- {notebook.name}: {time.perf_counter() - began:.0f} s, executed copy {shown(output)}")
 
 
 def run_main_job():
     """`make run`: the training notebooks on built-in rows, then the table that says what training changed."""
-    folder = cache_dir() / "runs" / "main"
+    folder = (cache_dir() / "runs" / "main").resolve()
     os.environ["NANOLAB_CACHE"] = str(folder)  # its checkpoints stay apart from those you make in the lab
     for name in TRAINING_NOTEBOOKS:
         execute(NOTEBOOKS / name, folder / "notebooks" / name, {"data": "toy", "model_tag": "d4"})
     table = side_by_side(["base", "mid", "sft"], "d4")
-    print(f"\nHeld-out built-in rows, share answered correctly (from {folder})")
+    print(f"\nHeld-out built-in rows, share answered correctly (kept in {shown(folder)})")
     print(table.to_string(float_format=lambda value: f"{value:.1%}"))
 
 
 def run_all_notebooks():
     """`make notebooks`: every notebook in order with its default parameters, saved in place with its outputs."""
-    os.environ["NANOLAB_CACHE"] = str(cache_dir() / "runs" / "course")
+    os.environ["NANOLAB_CACHE"] = str((cache_dir() / "runs" / "course").resolve())
     os.environ["PAPERMILL"] = "1"
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         began = time.perf_counter()
@@ -128,6 +131,16 @@ def run_all_notebooks():
         ).execute()
         nbformat.write(notebook, path)
         print(f"{path.name}: {time.perf_counter() - began:.0f} s")
+    draw_readme_picture(NOTEBOOKS / "pictures" / "batch_map.png")
+
+
+def draw_readme_picture(path: Path):
+    """The README's picture: the first micro-batch of four conversations, laid out as nanochat does."""
+    tokenizer = ensure_tokenizer("toy")
+    batch = StepDataset(sft_mixture(data="toy"), tokenizer, num_examples=4)[0].batches[0]
+    figure = show.batch_map(batch.inputs, batch.targets, tokenizer.special("assistant_end"))
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=90, bbox_inches="tight")
 
 
 def main(args: list[str]) -> int:

@@ -23,8 +23,8 @@ from nanolab.checkpoint import load_checkpoint, save_checkpoint
 from nanolab.evaluate import evaluate, mean_loss
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum
-from nanolab.paths import cache_dir
-from nanolab.render import conversation_segments, render_conversation
+from nanolab.paths import cache_dir, shown
+from nanolab.render import render_conversation
 from nanolab.runtime import describe_machine, pick_device, pick_dtype, seed_everything, versions
 from nanolab.settings import (
     REAL_VOCAB_SIZE,
@@ -35,6 +35,7 @@ from nanolab.settings import (
     TokenizerConfig,
 )
 from nanolab.tasks import ARC, MMLU, load_text, mid_mixture, mid_validation, sft_mixture, sft_validation
+from nanolab.tasks.words import load_words
 from nanolab.tokenizer import Tokenizer
 from nanolab.train import Report, Schedule, train
 
@@ -105,11 +106,11 @@ def run(job: Job, say: Say = print) -> Iterator[Report]:
     if job.config.save:
         meta = {"settings": asdict(job.config), "metrics": job.metrics, "provenance": job.provenance}
         job.saved = save_checkpoint(job.stage, job.model_tag, job.num_iterations, job.model, job.tokenizer, meta)
-        say(f"Saved the {job.stage} checkpoint {job.saved}")
+        say(f"Saved the {job.stage} checkpoint {shown(job.saved)}")
 
 
 def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
-    """Train a tokenizer on text and conversations of the data source, and save it under `<cache>/tokenizer`."""
+    """Train a tokenizer on the plain text of the data source, and save it under `<cache>/tokenizer`."""
     vocab_size = config.vocab_size
     if vocab_size == -1:
         vocab_size = TOY_VOCAB_SIZE if config.data == "toy" else REAL_VOCAB_SIZE
@@ -117,7 +118,7 @@ def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
     if tokenizer.vocab_size < vocab_size:
         say(f"The text is too small for {vocab_size:,} tokens: the vocabulary has {tokenizer.vocab_size:,}.")
     path = tokenizer.save(tokenizer_dir())
-    say(f"Saved a tokenizer of {tokenizer.vocab_size:,} tokens ({tokenizer.fingerprint}) as {path}")
+    say(f"Saved a tokenizer of {tokenizer.vocab_size:,} tokens ({tokenizer.fingerprint}) as {shown(path)}")
     return tokenizer
 
 
@@ -127,16 +128,19 @@ def tokenizer_dir() -> Path:
 
 
 def _tokenizer_texts(config: TokenizerConfig) -> Iterator[str]:
-    """Plain text, then what is said in conversations, up to the settings' limits."""
+    """Plain text, then single words, up to the settings' limits.
+
+    No conversations, as in nanochat: a tokenizer that has seen "- blue=B" a thousand times makes one token of "=B", and
+    then the letter in the question is not the token that the reply must be.
+    """
     num_chars = 0
     for row in load_text("train", data=config.data):
         if num_chars >= config.max_chars:
             break
         num_chars += len(row["text"])
         yield row["text"]
-    mixture = mid_mixture(data=config.data)
-    for i in range(min(len(mixture), config.max_conversations)):
-        yield from (segment.text for segment in conversation_segments(mixture[i]) if not segment.is_special)
+    words = load_words("train", config.data)
+    yield from (f" {word}" for word in words[: config.max_words])
 
 
 def _start_base(config: BaseConfig, say: Say) -> Job:
@@ -259,7 +263,7 @@ def _device_and_dtype(config, say: Say) -> tuple[torch.device, str]:
 def _load_parent(config: MidConfig | SFTConfig, device: torch.device, say: Say) -> tuple[GPT, Tokenizer, dict]:
     model, tokenizer, meta, path = load_checkpoint(config.source, config.model_tag, config.step, device)
     made_of = meta.get("provenance", {}).get("data", "unknown data")
-    say(f"Starting from {path} (trained on {made_of}, vocabulary {tokenizer.vocab_size:,})")
+    say(f"Starting from {shown(path)} (trained on {made_of}, vocabulary {tokenizer.vocab_size:,})")
     seed_everything(config.seed)
     return model, tokenizer, meta
 

@@ -7,7 +7,7 @@ from pathlib import Path
 CLONE = Path(__file__).resolve().parent.parent
 
 
-def cache_dir():
+def cache_dir() -> Path:
     """Return the folder that holds everything nanolab writes: downloads, tokenizers, checkpoints, runs.
 
     The environment variable NANOLAB_CACHE if it is set, else the `data_cache/` folder of the clone that the
@@ -22,3 +22,13 @@ def cache_dir():
         return Path(chosen).expanduser()
     in_clone = CLONE / "data_cache"
     return in_clone if in_clone.is_dir() else Path("data_cache")
+
+
+def shown(path: Path) -> str:
+    """How a path is printed: from the clone on if it lies in it, so that saved notebooks name no home folders.
+
+    >>> shown(CLONE / "data_cache" / "tokenizer")
+    'data_cache/tokenizer'
+    """
+    path = Path(path).resolve()
+    return str(path.relative_to(CLONE)) if path.is_relative_to(CLONE) else str(path)

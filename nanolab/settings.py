@@ -22,7 +22,7 @@ class TokenizerConfig:
     data: str = field(default_factory=default_data)  # "toy", "hub", or a directory of rows
     vocab_size: int = -1  # ids, special tokens included; -1 = 4,096 for toy and 65,536 for everything else
     max_chars: int = 20_000_000  # characters of text to learn from (nanochat: 10 billion)
-    max_conversations: int = 20_000  # conversations of the mid mixture to learn from, besides the text
+    max_words: int = 20_000  # words of the spelling tasks' training list to learn from, besides the text
 
 
 @dataclass

@@ -7,6 +7,8 @@ import torch
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.tokenizer import NUM_BYTES, SPLIT_PATTERN, Tokenizer
 
+torch.set_num_threads(1)  # the models are tiny: threads would wait for each other more than they would work
+
 BYTES = [bytes([b]) for b in range(NUM_BYTES)]
 
 

@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOLAB_CACHE", str(folder))
         patch.setenv("NANOLAB_DATA", "toy")
-        assert main(["tokenizer", "--vocab_size=512", "--max_chars=200000", "--max_conversations=500"]) == 0
+        assert main(["tokenizer", "--vocab_size=512", "--max_chars=200000", "--max_words=500"]) == 0
         assert main(["base", "--depth=1", "--num_iterations=3", *SMALL_STREAM]) == 0
         assert main(["mid", "--num_iterations=2", *SMALL_STREAM]) == 0
     return folder
@@ -150,7 +150,7 @@ def test_a_batch_that_rows_cannot_make_up_is_refused_before_any_work():
 
 def test_a_tokenizer_smaller_than_asked_says_so():
     said = []
-    config = TokenizerConfig(data="toy", vocab_size=60_000, max_chars=1000, max_conversations=1)
+    config = TokenizerConfig(data="toy", vocab_size=60_000, max_chars=1000, max_words=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nanolab.tokenizer.Tokenizer.save", lambda self, folder: folder)
         tokenizer = train_tokenizer(config, say=said.append)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanolab.batch import shift
 from nanolab.render import RenderError, conversation_segments, render_conversation, render_for_completion
 from nanolab.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -92,6 +93,13 @@ def test_every_reply_ends_with_a_supervised_assistant_end(byte_tokenizer):
 def test_a_conversation_without_a_reply_is_legal_and_teaches_nothing(byte_tokenizer):
     ids, mask = render_conversation({"messages": [user("Hello?")]}, byte_tokenizer)
     assert len(ids) == 1 + 1 + 6 + 1 and sum(mask) == 0
+
+
+def test_a_multiple_choice_reply_is_two_targets_the_letter_and_the_end(byte_tokenizer):
+    ids, mask = render_conversation(GOLDEN_CONVERSATIONS["multiple_choice"], byte_tokenizer)
+    _, targets = shift(ids, mask)  # a mask shifted by one would train <|assistant_start|> or lose the letter
+    assert [t for t in targets if t != -1] == [ord("A"), byte_tokenizer.special("assistant_end")]
+    assert targets[-1] == byte_tokenizer.special("assistant_end")
 
 
 def test_parts_given_as_one_text_part_render_like_text(byte_tokenizer):

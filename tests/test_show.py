@@ -545,3 +545,18 @@ def test_figures_show_themselves_once_and_stay_out_of_pyplot():
     picture = show.batch_map(INPUTS, TARGETS)
     assert picture._repr_png_().startswith(b"\x89PNG")
     assert pyplot.get_fignums() == before
+
+
+def test_no_style_rule_is_broken_in_the_middle_of_a_value():
+    ids, mask = [65, 66], [0, 1]
+    sheet = show.token_view(ids, mask, ByteTokenizer()).data.split("</style>")[0]
+    assert "border-bottom:2px solid transparent" in sheet
+    assert "pxsolid" not in sheet
+
+
+def test_several_batches_are_drawn_below_each_other_on_one_scale():
+    wide = ([[1, 2, 3, 4]], [[-1, 3, 4, 5]])
+    narrow = ([[1, 9], [1, 2]], [[9, -1], [-1, 5]])
+    figure = show.batch_maps([wide, narrow], pad_id=9, title="two")
+    assert [ax.get_xlim() for ax in figure.axes] == [(0, 4), (0, 4)]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["batch 0", "batch 1"]

@@ -85,7 +85,7 @@ def test_training_lowers_the_loss_and_reports_what_it_did():
     first = reports[0]
     assert first.num_tokens == sum(sum(mask[1:]) for _, mask in rows)
     assert first.real_tokens == sum(len(ids) - 1 for ids, _ in rows)
-    assert first.slots == sum(batch.slots for batch in steps_of(rows)[0].batches) > first.real_tokens
+    assert first.slots == steps_of(rows)[0].slots > first.real_tokens
     assert first.micro_batches == 2 and first.num_conversations == 4 and first.seconds > 0
     assert (
         first.line(4)

@@ -5,7 +5,7 @@ cell's last value: HTML that follows the light or dark theme, or a matplotlib fi
 everywhere (see palette.py): orange is supervised, blue is context, grey is padding.
 """
 
-from nanolab.show.batches import batch_map, batch_view, inputs_targets_table, real_row_lengths
+from nanolab.show.batches import batch_map, batch_maps, batch_view, inputs_targets_table, real_row_lengths
 from nanolab.show.conversations import conversation_view, transcript
 from nanolab.show.curves import loss_curves, smooth
 from nanolab.show.live import LiveCurve, progress
@@ -16,6 +16,7 @@ from nanolab.show.tokens import token_view
 __all__ = [
     "LiveCurve",
     "batch_map",
+    "batch_maps",
     "batch_view",
     "before_after_table",
     "conversation_view",

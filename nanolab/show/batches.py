@@ -103,6 +103,23 @@ def batch_map(inputs, targets, pad_id=None, real_lengths=None, title=None, ax=No
     return ax.figure
 
 
+def batch_maps(batches, pad_id=None, title=None) -> Figure:
+    """Draw several batches, pairs of inputs and targets, below each other on one scale of positions.
+
+    >>> batch_maps(list(islice(sft_data_generator(mixture, tokenizer, batch_size=4), 6)), pad_id=pad_id)
+    """
+    picture = Picture(height=float(np.clip(0.9 * len(batches), 2.2, 7.5)))
+    axes = np.atleast_1d(picture.subplots(len(batches), 1, sharex=True))
+    for number, (ax, (inputs, targets)) in enumerate(zip(axes, batches, strict=True)):
+        batch_map(inputs, targets, pad_id, ax=ax)
+        ax.get_legend().remove()
+        ax.set(xlim=(0, None), xlabel="", ylabel=f"batch {number}", yticks=[])
+    axes[0].set_xlim(0, max(len(as_list(inputs)[0]) for inputs, _ in batches))
+    axes[0].set_title(title or "", loc="left", fontsize=11)
+    axes[-1].set_xlabel("position (orange: supervised, blue: context, hatched: padding)")
+    return picture
+
+
 def batch_view(inputs, targets, tokenizer, rows=None, max_columns: int = 60, pad_id: int | None = None) -> HTML:
     """Draw rows of a batch (B, T) as tokens, and beneath each the token to predict there (– where none).
 

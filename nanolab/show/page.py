@@ -23,9 +23,9 @@ RULES = """
   background:rgba(128,128,128,.05)}
 .nl-code{font:12.5px/1.9 var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace)}
 .nl-view u,.nl-view .nl-c{display:inline-block;max-width:100%;margin:0 2px 3px 0;padding:0 2px;
-  border-radius:3px;line-height:1.4;white-space:pre-wrap;overflow-wrap:anywhere;text-decoration:none;min-
-  width:4px; vertical-align:top; color:var(--nl-context-ink);background:var(--nl-context);border-bottom:2px
-  solid transparent}
+  border-radius:3px;line-height:1.4;white-space:pre-wrap;overflow-wrap:anywhere;text-decoration:none;
+  min-width:4px;vertical-align:top;color:var(--nl-context-ink);background:var(--nl-context);
+  border-bottom:2px solid transparent}
 .nl-view u{color:var(--nl-supervised-ink);background:var(--nl-supervised);border-bottom-color:UNDERLINE}
 .nl-view .nl-s{color:var(--nl-special-ink);background:var(--nl-special);font-weight:700}
 .nl-view .nl-p{color:var(--nl-padding-ink);background:var(--nl-padding);border-bottom:2px dotted currentColor}

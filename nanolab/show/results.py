@@ -11,8 +11,8 @@ TABLE = """
 .nl-view .nl-results{border-collapse:collapse;table-layout:auto;margin:0}
 .nl-view .nl-results tr{background:none!important}
 .nl-view .nl-results td,.nl-view .nl-results th{padding:5px 12px;text-align:left;
-  background:none;color:inherit;border:0;border-bottom:1px solid rgba(128,128,128,.35);font-size:13px;white-
-  space:nowrap}
+  background:none;color:inherit;border:0;border-bottom:1px solid rgba(128,128,128,.35);font-size:13px;
+  white-space:nowrap}
 .nl-bar{position:relative;width:110px;height:9px;margin-top:3px;border-radius:2px;
   background:rgba(128,128,128,.25)}
 .nl-fill{position:absolute;left:0;top:0;bottom:0;background:FILL;border-radius:2px}

@@ -7,6 +7,7 @@
 All three give the same columns, and all are shuffled with seed 42 by `datasets`.
 """
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -84,4 +85,17 @@ def load_file(path):
     """
     builder = BUILDERS[path.suffix]
     files = str(path.resolve())
-    return datasets.load_dataset(builder, data_files=files, split="train", cache_dir=str(cache_dir() / "hub"))
+    with without_bars():
+        return datasets.load_dataset(builder, data_files=files, split="train", cache_dir=str(cache_dir() / "hub"))
+
+
+@contextmanager
+def without_bars():
+    """Keep the progress bars of `datasets` away for a read that takes a second, and leave them as they were."""
+    were_shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_shown:
+            datasets.enable_progress_bars()

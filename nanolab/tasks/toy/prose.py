@@ -116,10 +116,14 @@ def sums(rng):
 
 
 def spelling(rng):
-    """Words letter by letter: "The word cat is spelled c,a,t. ..."."""
+    """Words letter by letter: "The word cat is spelled c a t. ...".
+
+    Without commas: the tokenizer learns from this text, and would make one token of ",a", while the spelling tasks need
+    the letter to be the same token wherever it stands.
+    """
     words = rng.sample(SPELLED, rng.randint(3, 5))
-    ways = ("The word {w} is spelled {l}.", "You spell {w} like this: {l}.", "{w}:{l}")
-    return "spelling", [rng.choice(ways).format(w=w, l=",".join(w)) for w in words]
+    ways = ("The word {w} is spelled {l}.", "You spell {w} like this: {l}.", "The letters of {w} are {l}.")
+    return "spelling", [rng.choice(ways).format(w=w, l=" ".join(w)) for w in words]
 
 
 # What a document is made of, with how often.

@@ -1,0 +1,89 @@
+"""The course's own runs: what they train, and that every notebook is in order as it is kept."""
+
+import nbformat
+import pytest
+
+from nanolab import course
+from nanolab.settings import TokenizerConfig
+
+NOTEBOOKS = sorted(course.NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks_and_they_are_numbered():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(1, len(NOTEBOOKS) + 1)]
+
+
+def test_a_notebook_is_saved_with_the_outputs_of_one_run_from_top_to_bottom(notebook):
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert any(cell.outputs for cell in code_cells(notebook))
+
+
+def test_a_notebook_shows_no_error_no_warning_and_no_home_folder(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.get("text")
+            assert "/home/" not in str(output) and "/tmp/" not in str(output) and "/work/" not in str(output)
+
+
+def test_a_notebook_is_small_and_its_cells_are_short(notebook):
+    assert len(nbformat.writes(notebook)) < 400_000
+    assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 20
+
+
+def test_a_notebook_has_one_cell_of_parameters_with_plain_values(notebook):
+    tagged = [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    values = {}
+    exec(tagged[0].source, {"__builtins__": {}}, values)  # plain literals need no names
+    assert all(isinstance(value, str | int | float | bool) for value in values.values())
+
+
+def test_a_notebooks_claims_are_asserts_and_its_links_exist(notebook):
+    assert any("assert " in cell.source for cell in code_cells(notebook))
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    names = [piece.split(")")[0] for piece in text.split("](")[1:]]
+    for name in names:
+        assert name.startswith(("http", "#")) or (course.NOTEBOOKS / name.split("#")[0]).exists(), name
+
+
+def test_the_recipe_takes_changes_and_knows_its_stages():
+    config = course.recipe("mid", "toy", num_iterations=5)
+    assert config.num_iterations == 5 and config.data == "toy" and config.model_tag == "d4"
+    with pytest.raises(KeyError):
+        course.recipe("rl", "toy")
+
+
+def test_a_missing_tokenizer_is_trained_and_a_present_one_loaded(monkeypatch):
+    small = TokenizerConfig(data="toy", vocab_size=300, max_chars=5_000, max_words=10)
+    monkeypatch.setattr(course, "TokenizerConfig", lambda data: small)
+    said = []
+    first = course.ensure_tokenizer("toy", said.append)
+    second = course.ensure_tokenizer("toy", said.append)
+    assert first.fingerprint == second.fingerprint
+    assert "training it now" in said[0] and said[-1].startswith("Tokenizer of 300 tokens")
+
+
+def test_a_missing_mid_checkpoint_is_trained_with_all_it_needs(monkeypatch):
+    small = TokenizerConfig(data="toy", vocab_size=300, max_chars=5_000, max_words=10)
+    tiny = {"num_iterations": 1, "max_seq_len": 32, "device_batch_size": 1, "total_batch_size": 32, "eval_tokens": 32}
+    monkeypatch.setattr(course, "TokenizerConfig", lambda data: small)
+    monkeypatch.setattr(course, "RECIPE", {"base": {**tiny, "depth": 1}, "mid": tiny})
+    said = []
+    path = course.ensure_checkpoint("mid", "toy", "tiny", said.append)
+    assert path.parent.name == "tiny" and (path / "model.safetensors").exists()
+    assert [line for line in said if "yet -> training it now" in line] == [
+        "No mid checkpoint 'tiny' yet -> training it now.",
+        "No base checkpoint 'tiny' yet -> training it now.",
+    ]
+    said.clear()
+    assert course.ensure_checkpoint("mid", "toy", "tiny", said.append) == path and not said

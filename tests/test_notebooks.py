@@ -1,0 +1,29 @@
+"""Every notebook runs from top to bottom in a fresh kernel, with other parameters than its own, as papermill would."""
+
+import papermill
+import pytest
+
+from nanolab.course import NOTEBOOKS
+
+QUICK = {
+    "07_base_and_mid": {"base_iterations": 12, "mid_iterations": 4, "max_problems": 4},
+    "08_sft": {"num_iterations": 3, "target_examples_per_step": 8, "device_batch_size": 4, "max_problems": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory):
+    """One cache folder for all, in order: 08 finds the checkpoints that 07 has trained."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_run_all_passes(path, shared_cache, monkeypatch):
+    monkeypatch.setenv("NANOLAB_CACHE", str(shared_cache))
+    monkeypatch.setenv("PAPERMILL", "1")
+    parameters = {"data": "toy", **QUICK.get(path.stem, {})}
+    executed = papermill.execute_notebook(
+        path, shared_cache / path.name, parameters=parameters, cwd=str(path.parent), progress_bar=False
+    )
+    assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
