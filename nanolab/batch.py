@@ -121,10 +121,10 @@ def lay_out(rows: Sequence[Row], batching: str = "padded", *, pad_id: int, devic
     return [pad_batch(group, pad_id) for group in groups]
 
 
-def fit(row: Row, max_data_tokens: int | None, overlong: str) -> Row | None:
+def fit(row: Row, max_data_tokens: int | None, overlong: str, where: str = "a conversation") -> Row | None:
     """Apply the policy for over-long conversations before batching: the row, a cut row, or None (skipped).
 
-    `max_data_tokens` None or -1 means no limit. Raises ValueError for overlong="error".
+    `max_data_tokens` None or -1 means no limit. Raises ValueError, naming `where`, for overlong="error".
     """
     ids, mask = row
     if max_data_tokens in (None, -1) or len(ids) <= max_data_tokens:
@@ -134,7 +134,7 @@ def fit(row: Row, max_data_tokens: int | None, overlong: str) -> Row | None:
     if overlong == "truncate":
         return ids[:max_data_tokens], mask[:max_data_tokens]
     if overlong == "error":
-        raise ValueError(f"a conversation of {len(ids)} tokens is longer than max_data_tokens {max_data_tokens}")
+        raise ValueError(f"{where}: {len(ids)} tokens are more than max_data_tokens {max_data_tokens}.")
     raise ValueError(f"Unknown overlong {overlong!r}. There are: {', '.join(OVERLONG)}.")
 
 
@@ -142,7 +142,7 @@ class StepDataset(Dataset):
     """Item s is optimizer step s: `num_examples` conversations of the mixture, rendered and laid out.
 
     Conversations are taken in order, around the end of the mixture into the next epoch. Fewer of them remain where
-    `max_data_tokens` skips some; how many, and why, is in `Step.left_out`.
+    `max_data_tokens` skips some; which were skipped or cut, and why, is in `Step.left_out`.
 
     >>> StepDataset(mixture, tokenizer, num_examples=32)[7].num_conversations      # doctest: +SKIP
     32
@@ -177,10 +177,12 @@ class StepDataset(Dataset):
         for k in range(step * self.num_examples, (step + 1) * self.num_examples):
             conversation = self.mixture[k % len(self.mixture)]
             row = render_conversation(conversation, self.tokenizer)
-            kept = fit(row, self.max_data_tokens, self.overlong)
-            if kept is None:
-                left_out.append(f"{conversation.get('where', k)}: {len(row[0])} tokens > {self.max_data_tokens}")
-            else:
+            where = conversation.get("where", f"conversation {k}")
+            kept = fit(row, self.max_data_tokens, self.overlong, where)
+            if kept is not row:
+                done = "skipped" if kept is None else "cut"
+                left_out.append(f"{where}: {done}, {len(row[0])} tokens are more than {self.max_data_tokens}")
+            if kept is not None:
                 rows.append(kept)
         pad_id = self.tokenizer.special("assistant_end")
         batches = lay_out(rows, self.batching, pad_id=pad_id, device_batch_size=self.device_batch_size)
@@ -199,6 +201,8 @@ def sft_data_generator(
     >>> inputs, targets = next(sft_data_generator(sft_mixture(), tokenizer, batch_size=2))   # doctest: +SKIP
     """
     pad_id = tokenizer.special("assistant_end")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
     batch = []
     while True:
         fitting = 0

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from nanolab import jobs
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig, describe_settings
+from nanolab.tasks import DataUnavailable
 
 Command = (
     Annotated[TokenizerConfig, tyro.conf.subcommand("tokenizer", description="Train the tokenizer.")]
@@ -26,7 +27,7 @@ def main(args: list[str] | None = None) -> int:
             jobs.train_tokenizer(config)
         else:
             train_with_progress(jobs.start(config))
-    except (ValueError, FileNotFoundError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, DataUnavailable, FloatingPointError) as error:
         print(f"nanolab: {error}", file=sys.stderr)
         return 1
     return 0
@@ -41,4 +42,4 @@ def train_with_progress(job: jobs.Job):
             left_out += report.left_out
             bar.update()
     if left_out:
-        print(f"{len(left_out)} conversations were left out for their length, the first: {left_out[0]}")
+        print(f"{len(left_out)} conversations were skipped or cut for their length, the first: {left_out[0]}")

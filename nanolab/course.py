@@ -7,8 +7,10 @@
 notebook that needs a trained model start anywhere.
 """
 
+import json
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -19,7 +21,7 @@ from nbclient import NotebookClient
 
 from nanolab import show
 from nanolab.batch import StepDataset
-from nanolab.checkpoint import find_checkpoint
+from nanolab.checkpoint import META, find_checkpoint
 from nanolab.grades import side_by_side
 from nanolab.jobs import run, start, tokenizer_dir, train_tokenizer
 from nanolab.paths import CLONE, cache_dir, shown
@@ -48,7 +50,7 @@ RECIPE = {
         "num_iterations": 172,
         "eval_tokens": 16_384,
     },
-    "sft": {"init_lr_frac": 0.2, "device_batch_size": 16, "eval_steps": 4, "eval_metrics_max_problems": 100},
+    "sft": {"init_lr_frac": 0.3, "device_batch_size": 8, "eval_steps": 8, "eval_metrics_max_problems": 100},
 }
 # With a vocabulary of 65,536 a step costs five times as much: enough to have something to start SFT from, no more.
 SHORT = {"base": 30, "mid": 10}
@@ -60,7 +62,10 @@ def recipe(stage: str, data: str, model_tag: str = "d4", **changes) -> BaseConfi
     >>> recipe("mid", "toy", num_iterations=5).total_batch_size
     4096
     """
-    return STAGES[stage](**{"data": data, "model_tag": model_tag, **RECIPE[stage], **changes})
+    settings = {"data": data, "model_tag": model_tag, **RECIPE[stage]}
+    if stage == "base" and (depth := re.fullmatch(r"d(\d+)", model_tag)):
+        settings["depth"] = int(depth[1])
+    return STAGES[stage](**{**settings, **changes})
 
 
 def ensure_tokenizer(data: str, say=print) -> Tokenizer:
@@ -79,7 +84,11 @@ def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say=print) -
     On built-in rows by the recipe (some minutes); on other data only a few steps, enough to go on from.
     """
     try:
-        return find_checkpoint(stage, model_tag)
+        path = find_checkpoint(stage, model_tag)
+        made_of = json.loads((path / META).read_text())["provenance"]["data"]
+        if made_of != str(data):
+            say(f"Note: the {stage} checkpoint {model_tag!r} there is was trained on {made_of}, not on {data}.")
+        return path
     except FileNotFoundError:
         say(f"No {stage} checkpoint {model_tag!r} yet -> training it now.")
     if stage == "mid":

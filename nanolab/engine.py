@@ -85,13 +85,15 @@ class Engine:
         generator = torch.Generator(self.model.device).manual_seed(seed)
         rows = [_RowState() for _ in prompts]
         cache, logits = self._prefill(prompts, max_tokens)
+        column = None
         for _ in range(max_tokens):
+            if column is not None:
+                logits = self._decode(cache, [self._stops[0] if token is None else token for token in column])
             sampled = sample(logits, temperature, top_k, generator).tolist()  # (B,)
             column = [self._advance(row, token) for row, token in zip(rows, sampled, strict=True)]
             if all(row.done for row in rows):
                 return
             yield column
-            logits = self._decode(cache, [self._stops[0] if token is None else token for token in column])
 
     def _prefill(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> tuple[KVCache, torch.Tensor]:
         """Read all prompts at once: a filled cache, and the logits (B, V) behind each prompt's last token."""
@@ -144,6 +146,8 @@ def sample(logits: torch.Tensor, temperature: float, top_k: int | None, generato
     """
     if temperature < 0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}.")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be 1 or more, got {top_k}.")
     if temperature == 0:
         return logits.argmax(dim=-1)
     if top_k is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from nanolab.batch import Batch
+from nanolab.batch import IGNORE_INDEX, Batch
 from nanolab.engine import Engine
 from nanolab.gpt import GPT
 from nanolab.render import render_for_completion
@@ -124,8 +124,8 @@ def generate_replies(
 
 
 @torch.inference_mode()
-def mean_loss(model: GPT, batches: Iterable[Batch], dtype: str = "float32") -> float:
-    """Loss in nats a supervised token over all batches together; NaN if nothing in them is supervised."""
+def mean_loss(model: GPT, batches: Iterable[Batch], dtype: str = "float32") -> float | None:
+    """Loss in nats a supervised token over all batches together; None if nothing in them is supervised."""
     model.eval()
     loss_sum, num_tokens = 0.0, 0
     for batch in batches:
@@ -133,7 +133,28 @@ def mean_loss(model: GPT, batches: Iterable[Batch], dtype: str = "float32") -> f
         with autocast(model.device, dtype):
             loss_sum += model(batch.inputs, batch.targets, loss_reduction="sum").item()
         num_tokens += batch.num_tokens
-    return loss_sum / num_tokens if num_tokens else math.nan
+    return loss_sum / num_tokens if num_tokens else None
+
+
+def bits_per_byte(
+    model: GPT, batches: Iterable[Batch], num_bytes: torch.Tensor, dtype: str = "float32"
+) -> float | None:
+    """Loss in bits a byte of text, which does not depend on the vocabulary; None if there is no text.
+
+    `num_bytes` (V,) is the bytes behind each id. Special tokens have none and are left out of the loss too. Source:
+    karpathy/nanochat, nanochat/loss_eval.py.
+    """
+    text_only, total_bytes = [], 0
+    for batch in batches:
+        of_target = num_bytes[batch.targets.clamp(min=0)] * (batch.targets != IGNORE_INDEX)  # (B, T)
+        total_bytes += int(of_target.sum())
+        text_only.append(
+            Batch(batch.inputs, batch.targets.masked_fill(of_target == 0, IGNORE_INDEX), batch.real_tokens)
+        )
+    nats_per_token = mean_loss(model, text_only, dtype)
+    if nats_per_token is None:
+        return None
+    return nats_per_token * sum(batch.num_tokens for batch in text_only) / math.log(2) / total_bytes
 
 
 def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:

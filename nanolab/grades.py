@@ -12,6 +12,7 @@ import pandas as pd
 from nanolab.checkpoint import load_checkpoint
 from nanolab.evaluate import Evaluation, evaluate
 from nanolab.paths import cache_dir
+from nanolab.runtime import pick_device
 from nanolab.tasks import make_task
 
 GRADED_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "SimpleSpelling", "SpellingBee")
@@ -25,14 +26,18 @@ def grade(
     tasks: tuple[str, ...] = GRADED_TASKS,
     max_problems: int = 200,
     batch_size: int = 64,
-    max_tokens: int = 128,
+    max_tokens: int = 320,
+    device_type: str = "",
 ) -> dict[str, Evaluation]:
     """Grade a checkpoint on held-out rows of several tasks; the numbers are also kept as JSON, see `side_by_side`.
+
+    In float32, so that grades do not depend on the processor's precision. `max_tokens` bounds a reply: GSM8K's own
+    replies have up to 270 tokens.
 
     >>> grade("sft", "d4", data="toy", tasks=("ARC-Easy",))["ARC-Easy"].accuracy      # doctest: +SKIP
     0.51
     """
-    model, tokenizer, meta, _ = load_checkpoint(stage, model_tag)
+    model, tokenizer, meta, _ = load_checkpoint(stage, model_tag, device=pick_device(device_type))
     graded = {
         name: evaluate(model, tokenizer, make_task(name, data=data), max_problems, batch_size, max_tokens)
         for name in tasks

@@ -10,7 +10,6 @@ after steps.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nanolab.batch import StepDataset, StreamDataset
 from nanolab.checkpoint import load_checkpoint, save_checkpoint
-from nanolab.evaluate import evaluate, mean_loss
+from nanolab.evaluate import bits_per_byte, evaluate, mean_loss
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum
 from nanolab.paths import cache_dir, shown
@@ -33,6 +32,7 @@ from nanolab.settings import (
     MidConfig,
     SFTConfig,
     TokenizerConfig,
+    check_settings,
 )
 from nanolab.tasks import ARC, MMLU, load_text, mid_mixture, mid_validation, sft_mixture, sft_validation
 from nanolab.tasks.words import load_words
@@ -74,7 +74,11 @@ def start(config: BaseConfig | MidConfig | SFTConfig, say: Say = print) -> Job:
     starters = {BaseConfig: _start_base, MidConfig: _start_mid, SFTConfig: _start_sft}
     if type(config) not in starters:
         raise TypeError(f"Expected BaseConfig, MidConfig or SFTConfig, got {type(config).__name__}.")
-    return starters[type(config)](config, say)
+    check_settings(config)
+    job = starters[type(config)](config, say)
+    if job.num_iterations < 1:
+        raise ValueError("The data is too small for a single step: make the batch smaller, or set num_iterations.")
+    return job
 
 
 def run(job: Job, say: Say = print) -> Iterator[Report]:
@@ -144,7 +148,6 @@ def _tokenizer_texts(config: TokenizerConfig) -> Iterator[str]:
 
 
 def _start_base(config: BaseConfig, say: Say) -> Job:
-    _check_rows(config)
     device, dtype = _device_and_dtype(config, say)
     tokenizer = Tokenizer.load(tokenizer_dir())
     seed_everything(config.seed)
@@ -175,7 +178,6 @@ def _start_base(config: BaseConfig, say: Say) -> Job:
 
 
 def _start_mid(config: MidConfig, say: Say) -> Job:
-    _check_rows(config)
     device, dtype = _device_and_dtype(config, say)
     model, tokenizer, meta = _load_parent(config, device, say)
     mixture, validation = mid_mixture(data=config.data), mid_validation(data=config.data)
@@ -243,16 +245,6 @@ def _start_sft(config: SFTConfig, say: Say) -> Job:
     )
 
 
-def _check_rows(config: BaseConfig | MidConfig):
-    """Raise if the micro-batches of a stream cannot make up the batch."""
-    micro_batch = config.device_batch_size * config.max_seq_len
-    if config.total_batch_size % micro_batch:
-        raise ValueError(
-            f"total_batch_size {config.total_batch_size:,} is not a multiple of device_batch_size * max_seq_len = "
-            f"{config.device_batch_size} * {config.max_seq_len} = {micro_batch:,} tokens."
-        )
-
-
 def _device_and_dtype(config, say: Say) -> tuple[torch.device, str]:
     device = pick_device(config.device_type)
     dtype, reason = pick_dtype(config.dtype, device)
@@ -303,9 +295,10 @@ def _stream_evaluation(model, tokenizer, stream: StreamDataset, config, num_iter
         if not _due(step, config.eval_every, num_iterations):
             return {}
         batches = [batch for s in range(num_steps) for batch in stream[s].batches]
-        val_loss = mean_loss(model, batches, dtype)
-        bytes_per_token = sum(num_bytes[b.targets].sum().item() for b in batches) / sum(b.num_tokens for b in batches)
-        return {"val_loss": val_loss, "val_bpb": val_loss / math.log(2) / bytes_per_token}
+        return {
+            "val_loss": mean_loss(model, batches, dtype),
+            "val_bpb": bits_per_byte(model, batches, num_bytes, dtype),
+        }
 
     return evaluation
 
@@ -351,7 +344,9 @@ def _evaluate_and_say(job: Job, step: int, say: Say) -> dict[str, float]:
     metrics = job.evaluate(step)
     job.metrics.update(metrics)
     if "val_loss" in metrics:
-        say(f"Step {step:05d} | Validation loss: {metrics['val_loss']:.4f}" + _and(metrics, "val_bpb"))
+        loss = metrics["val_loss"]
+        shown_loss = "none (no supervised token)" if loss is None else f"{loss:.4f}"
+        say(f"Step {step:05d} | Validation loss: {shown_loss}" + _and(metrics, "val_bpb"))
     accuracies = [f"{name}: {value:.4f}" for name, value in metrics.items() if name.endswith("_acc")]
     if accuracies:
         say(f"Step {step:05d} | {', '.join(accuracies)}")
@@ -359,14 +354,14 @@ def _evaluate_and_say(job: Job, step: int, say: Say) -> dict[str, float]:
 
 
 def _and(metrics: dict[str, float], name: str) -> str:
-    return f" | {name}: {metrics[name]:.4f}" if name in metrics else ""
+    return f" | {name}: {metrics[name]:.4f}" if metrics.get(name) is not None else ""
 
 
 def _write_line(metrics_file, report: Report):
     """One JSON object a step; evaluations stand beside the step's own numbers."""
     line = asdict(report)
     metrics, left_out = line.pop("metrics"), line.pop("left_out")
-    metrics_file.write(json.dumps({**line, "left_out": len(left_out), **metrics}) + "\n")
+    metrics_file.write(json.dumps({**line, "left_out": len(left_out), **metrics}, allow_nan=False) + "\n")
     metrics_file.flush()  # a reader, or a crash, finds every finished step
 
 

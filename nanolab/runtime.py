@@ -16,6 +16,7 @@ PACKAGES_NOTED = (
     "datasets",
     "nanolab",
 )  # their versions are kept with every run
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -34,22 +35,43 @@ def pick_device(device_type: str = "") -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
-    """(name, reason) of the precision of the matrix work: "auto" is bfloat16 on CUDA and float32 elsewhere.
+    """(name, reason) of the precision of the matrix products; the weights are float32 always.
 
-    >>> pick_dtype("auto", torch.device("cpu"))[0]
-    'float32'
+    "auto" is bfloat16 on CUDA and on processors that multiply bfloat16 in hardware, float32 elsewhere.
+
+    >>> pick_dtype("float32", torch.device("cpu"))
+    ('float32', 'asked for')
     """
-    if dtype == "auto":
-        on_gpu = device.type == "cuda"
-        return ("bfloat16", "the default on CUDA") if on_gpu else ("float32", f"the default on {device.type}")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is unknown; there are: auto, {', '.join(DTYPES)}.")
-    return dtype, "asked for"
+    if dtype != "auto":
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r} is unknown; there are: auto, {', '.join(DTYPES)}.")
+        return dtype, "asked for"
+    if device.type == "cuda":
+        return "bfloat16", "the default on CUDA"
+    if device.type == "cpu" and (found := bfloat16_instructions()):
+        return "bfloat16", f"this processor has {found}"
+    return "float32", f"no bfloat16 instructions known on this {device.type}"
+
+
+def bfloat16_instructions() -> str:
+    """The processor's instructions for bfloat16 products, or "" if it has none or torch cannot tell."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch has no public way to ask
+        return ""
+    capabilities = torch.cpu.get_capabilities()
+    return ", ".join(name for name in BFLOAT16_INSTRUCTIONS if capabilities.get(name))
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
     """A context in which matrix products run in `dtype`; the weights stay float32."""
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, DTYPES[dtype])
+
+
+def synchronize(device: torch.device):
+    """Wait until the device has done what it was told, so that a clock measures the work and not the telling."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def seed_everything(seed: int):

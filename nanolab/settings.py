@@ -36,7 +36,7 @@ class BaseConfig:
     max_seq_len: int = 512  # tokens a row (nanochat: 2048)
     device_batch_size: int = 8  # rows a micro-batch (nanochat: 32)
     total_batch_size: int = 8_192  # tokens an optimizer step (nanochat: 524,288)
-    num_iterations: int = -1  # optimizer steps; -1 = from target_param_data_ratio
+    num_iterations: int = 500  # optimizer steps; -1 = from target_param_data_ratio (a d4: hours on a laptop)
     target_param_data_ratio: int = 20  # tokens a weight (Chinchilla, arXiv:2203.15556), used if num_iterations is -1
     embedding_lr: float = 0.2  # AdamW
     unembedding_lr: float = 0.004  # AdamW
@@ -47,7 +47,7 @@ class BaseConfig:
     eval_tokens: int = 65_536  # tokens of one validation (nanochat: 10 million)
     seed: int = 42
     device_type: str = ""  # "cuda", "mps", "cpu"; "" = the first that is there
-    dtype: str = "auto"  # of the matrix products: "float32", "bfloat16"; auto = bfloat16 on CUDA, else float32
+    dtype: str = "auto"  # of the matrix products: "float32", "bfloat16"; auto = bfloat16 where the hardware has it
     save: bool = True  # write a checkpoint at the end
 
 
@@ -111,6 +111,42 @@ class SFTConfig:
 
 
 Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig
+
+
+# What a setting may be: at least 1; or -1 (its comment says what that means) or at least 1; or one of some words.
+POSITIVE = ("depth", "max_seq_len", "device_batch_size", "total_batch_size", "target_examples_per_step", "num_epochs")
+MINUS_ONE_OR_POSITIVE = ("num_iterations", "max_data_tokens", "eval_metrics_max_problems", "vocab_size")
+WORDS = {
+    "batching": ("padded",),
+    "overlong": ("skip", "truncate", "error"),
+    "loss_average": ("step", "micro_batch"),
+    "source": ("base", "mid"),
+}
+
+
+def check_settings(config: Config):
+    """Raise ValueError, naming the setting and what it may be, for settings that cannot work.
+
+    >>> check_settings(SFTConfig(device_batch_size=0))
+    Traceback (most recent call last):
+    ValueError: device_batch_size must be 1 or more, got 0.
+    """
+    for name, value in asdict(config).items():
+        if name in POSITIVE and value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}.")
+        if name in MINUS_ONE_OR_POSITIVE and value != -1 and value < 1:
+            raise ValueError(f"{name} must be 1 or more, or -1, got {value}.")
+        if name in WORDS and value not in WORDS[name]:
+            raise ValueError(f"{name} must be one of {', '.join(WORDS[name])}, got {value!r}.")
+    if isinstance(config, BaseConfig | MidConfig) and config.total_batch_size % (micro := _micro_batch(config)):
+        raise ValueError(
+            f"total_batch_size {config.total_batch_size:,} is not a multiple of device_batch_size * max_seq_len = "
+            f"{config.device_batch_size} * {config.max_seq_len} = {micro:,} tokens."
+        )
+
+
+def _micro_batch(config: BaseConfig | MidConfig) -> int:
+    return config.device_batch_size * config.max_seq_len
 
 
 def describe_settings(config: Config) -> str:

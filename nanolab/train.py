@@ -20,7 +20,7 @@ import torch
 
 from nanolab.batch import Batch, Step
 from nanolab.optim import set_rates
-from nanolab.runtime import autocast
+from nanolab.runtime import autocast, synchronize
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
 
 __all__ = ["BaseConfig", "MidConfig", "Report", "SFTConfig", "TokenizerConfig", "backward", "train"]
@@ -42,7 +42,7 @@ class Report:
     seconds: float  # from asking for the step's batches to moved weights
     micro_batches: int = 0
     num_conversations: int = 0  # 0 where rows are cut from a stream (base, mid)
-    left_out: list[str] = field(default_factory=list)  # conversations not trained on, and why
+    left_out: list[str] = field(default_factory=list)  # conversations skipped or cut, and why
     grad_norm: float | None = None  # before clipping; measured only where the gradient is clipped
     metrics: dict[str, float] = field(default_factory=dict)  # evaluations made just before this step's update
 
@@ -102,6 +102,7 @@ def train(
             for optimizer in optimizers:
                 optimizer.step()
         model.zero_grad(set_to_none=True)
+        synchronize(weights[0].device)
         yield Report(
             step=number,
             loss=loss,

@@ -115,8 +115,8 @@ def test_policies_for_overlong_conversations():
     assert fit(row, None, "skip") == fit(row, -1, "skip") == fit(row, 4, "error") == row
     assert fit(row, 3, "skip") is None
     assert fit(row, 3, "truncate") == ([1, 2, 3], [0, 1, 1])
-    with pytest.raises(ValueError, match="4 tokens is longer than max_data_tokens 3"):
-        fit(row, 3, "error")
+    with pytest.raises(ValueError, match="GSM8K row 3: 4 tokens are more than max_data_tokens 3"):
+        fit(row, 3, "error", "GSM8K row 3")
 
 
 def test_step_s_is_conversations_sN_to_sN_plus_N_whatever_was_read_before(byte_tokenizer):
@@ -133,7 +133,18 @@ def test_a_step_says_what_it_left_out(byte_tokenizer):
     conversations = [{**c, "where": f"toy row {k}"} for k, c in enumerate(CHATS)]
     step = StepDataset(conversations, byte_tokenizer, num_examples=3, max_data_tokens=10)[0]
     assert step.num_conversations == 2
-    assert step.left_out == ["toy row 1: 29 tokens > 10"]
+    assert step.left_out == ["toy row 1: skipped, 29 tokens are more than 10"]
+
+
+def test_a_step_says_what_it_cut(byte_tokenizer):
+    step = StepDataset(CHATS, byte_tokenizer, num_examples=2, max_data_tokens=10, overlong="truncate")[0]
+    assert step.num_conversations == 2 and step.slots == 2 * 9
+    assert step.left_out == ["conversation 1: cut, 29 tokens are more than 10"]
+
+
+def test_a_batch_size_of_zero_is_refused(byte_tokenizer):
+    with pytest.raises(ValueError, match="batch_size must be 1 or more"):
+        next(sft_data_generator(CHATS, byte_tokenizer, batch_size=0))
 
 
 def test_a_step_of_only_overlong_conversations_is_empty(byte_tokenizer):

@@ -1,11 +1,13 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanolab.batch import lay_out
+from nanolab.batch import lay_out, pad_batch
 from nanolab.engine import Engine, sample
-from nanolab.evaluate import batches_by_length, evaluate, mean_loss
+from nanolab.evaluate import batches_by_length, bits_per_byte, evaluate, mean_loss
 from nanolab.tools import calculate, format_number
 from tests.conftest import random_model
 
@@ -99,6 +101,11 @@ CALCULATIONS = {
     "0.1+0.2": "0.3",
     "7/2": "3.5",
     "1,200*2": "2400",
+    "1,050*2": "2100",
+    "2*(1,200+3)": "2406",
+    "1,234,567+1": "1234568",
+    "1,2": None,
+    "'1,000'.count(',')": "1",
     " -3 + 5": "2",
     "17%5": "2",
     "'strawberry'.count('r')": "3",
@@ -178,6 +185,16 @@ def test_mean_loss_weighs_every_supervised_token_the_same(tiny_model):
     rows = [([k, 2, 3, 4, 5][: k + 2], [0, 1, 1, 1, 1][: k + 2]) for k in range(4)]
     losses = [mean_loss(tiny_model, lay_out(rows, pad_id=0, device_batch_size=size)) for size in (1, 4)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_bits_per_byte_leaves_special_tokens_out(tiny_model, byte_tokenizer):
+    bos = byte_tokenizer.special("bos")
+    batch = pad_batch([([65, bos, 66, 67], [1, 1, 1, 1])], pad_id=0)
+    num_bytes = torch.tensor(byte_tokenizer.num_bytes() + [0] * 100)
+    with torch.no_grad():
+        nats = -tiny_model(batch.inputs).log_softmax(-1)[0, [1, 2], [66, 67]].sum().item()  # bos is no text
+    assert bits_per_byte(tiny_model, [batch], num_bytes) == pytest.approx(nats / math.log(2) / 2, rel=1e-5)
+    assert bits_per_byte(tiny_model, [], num_bytes) is None
 
 
 def test_batches_by_length_hold_every_prompt_once():

@@ -130,6 +130,35 @@ def test_base_and_mid_follow_their_schedules(trained):
     assert base[-1]["val_loss"] < base[0]["val_loss"] and "val_bpb" in base[-1]
 
 
+def test_the_last_fifth_of_base_and_mid_warms_down():
+    stream = {"max_seq_len": 32, "device_batch_size": 1, "total_batch_size": 32, "eval_tokens": 32, "eval_every": -1}
+    for config in (BaseConfig(depth=1, num_iterations=10, **stream), MidConfig(num_iterations=10, **stream)):
+        config.save, config.run = False, "test"
+        multipliers = [report.lr_multiplier for report in run(start(config, say=quiet), say=quiet)]
+        assert multipliers == pytest.approx([1.0] * 9 + [0.5])
+
+
+def test_settings_that_cannot_work_are_refused_before_any_work():
+    for setting, value, message in (
+        ("device_batch_size", 0, "device_batch_size must be 1 or more"),
+        ("target_examples_per_step", 0, "target_examples_per_step must be 1 or more"),
+        ("num_iterations", -3, "num_iterations must be 1 or more, or -1"),
+        ("batching", "packed", "batching must be one of padded"),
+        ("loss_average", "tokens", "loss_average must be one of step, micro_batch"),
+        ("source", "rl", "source must be one of base, mid"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start(sft_config(**{setting: value}), say=quiet)
+    with pytest.raises(ValueError, match="too small for a single step"):
+        start(sft_config(num_iterations=-1, target_examples_per_step=1_000_000), say=quiet)
+
+
+def test_a_validation_without_supervised_tokens_is_none_and_not_nan():
+    job = start(sft_config(max_data_tokens=5), say=quiet)
+    list(run(job, say=quiet))
+    assert lines_of(job.run_dir)[-1]["val_loss"] is None
+
+
 def test_mid_without_the_momentum_ramp_keeps_095():
     config = MidConfig(num_iterations=1, max_seq_len=64, device_batch_size=2, total_batch_size=256, eval_tokens=256)
     config.muon_momentum_ramp, config.save = False, False

@@ -274,7 +274,7 @@ def test_the_mid_mixture_shows_identity_twice_and_much_spelling(directory):
 def test_the_toy_mixtures_are_not_drowned_in_spelling():
     mid, sft = describe(mid_mixture(data="toy")), describe(sft_mixture(data="toy"))
     assert [row["rows"] for row in mid[-2:]] == [6_000, 3_000]
-    assert [row["rows"] for row in sft[-2:]] == [600, 600]
+    assert [row["rows"] for row in sft[-2:]] == [1_800, 600]
     assert sum(row["share"] for row in mid[-2:]) < 0.6
     assert sum(row["share"] for row in sft[-2:]) < 0.25
 

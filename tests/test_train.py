@@ -140,6 +140,19 @@ def test_clipping_bounds_the_gradient_and_reports_its_norm():
     assert report.grad_norm == pytest.approx(torch.cat([g.flatten() for g in gradient]).norm().item(), rel=1e-4)
 
 
+def test_clipping_bounds_how_far_one_plain_step_moves_the_weights():
+    moved = {}
+    for grad_clip in (0.0, 0.01):
+        model, rows = random_model(300), random_rows(4)
+        before = [weight.clone() for weight in model.parameters()]
+        sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+        sgd.param_groups[0]["initial_lr"] = 1.0
+        next(train(model, [sgd], steps_of(rows), lambda step: (1.0, None), grad_clip=grad_clip))
+        change = [(a - b).flatten() for a, b in zip(model.parameters(), before, strict=True)]
+        moved[grad_clip] = torch.cat(change).norm().item()
+    assert moved[0.01] == pytest.approx(0.01, rel=1e-3) and moved[0.0] > 0.1
+
+
 def test_learning_rates_scale_with_width_for_adamw_and_not_for_muon():
     model = random_model(300)  # n_embd 128
     adamw, muon = make_optimizers(model, **LRS, init_lr_frac=0.5)

@@ -14,13 +14,12 @@ from nanolab.tasks.rows import resolve_data
 from nanolab.tasks.smoltalk import SmolTalk
 from nanolab.tasks.spelling import SimpleSpelling, SpellingBee
 
-# Rows of (SimpleSpelling, SpellingBee). The toy sets have some thousand rows in all: at the full sizes, 24
-# rows in 25 would be spelling. In SFT it is the other way round: words of the toy list need more than 300
-# rows to be learned.
+# Rows of (SimpleSpelling, SpellingBee). The toy sets have some thousand rows in all: at the full sizes, 24 rows in 25
+# of mid training would be spelling. In SFT it is the other way round: a small model needs more than 300 rows.
 MID_SPELLING = (200_000, 80_000)
 MID_SPELLING_TOY = (6_000, 3_000)
 SFT_SPELLING = (300, 300)
-SFT_SPELLING_TOY = (600, 600)
+SFT_SPELLING_TOY = (1_800, 600)
 SFT_SMOLTALK_ROWS = 10_000
 MID_VALIDATION_MMLU_ROWS = 5_200
 MID_VALIDATION_GSM8K_ROWS = 420

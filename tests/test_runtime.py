@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from nanolab import runtime
+
+CPU = torch.device("cpu")
+
+
+def test_precision_is_what_was_asked_for_or_what_the_hardware_has(monkeypatch):
+    assert runtime.pick_dtype("float32", CPU) == ("float32", "asked for")
+    monkeypatch.setattr(runtime, "bfloat16_instructions", lambda: "avx512_bf16")
+    assert runtime.pick_dtype("auto", CPU) == ("bfloat16", "this processor has avx512_bf16")
+    monkeypatch.setattr(runtime, "bfloat16_instructions", lambda: "")
+    assert runtime.pick_dtype("auto", CPU)[0] == "float32"
+    assert runtime.pick_dtype("auto", torch.device("cuda"))[0] == "bfloat16"
+    assert runtime.pick_dtype("auto", torch.device("mps"))[0] == "float32"
+    with pytest.raises(ValueError, match="dtype 'fp8' is unknown"):
+        runtime.pick_dtype("fp8", CPU)
+
+
+def test_instructions_are_read_from_torch(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": False}, raising=False)
+    assert runtime.bfloat16_instructions() == "avx512_bf16"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert runtime.bfloat16_instructions() == ""
+
+
+def test_a_device_that_is_not_there_is_refused_by_name():
+    assert runtime.pick_device("cpu") == CPU
+    with pytest.raises(ValueError, match="'tpu' is not available on this machine; it has: .*cpu"):
+        runtime.pick_device("tpu")
+
+
+def test_autocast_changes_the_products_and_not_the_weights():
+    a = torch.ones(4, 4)
+    with runtime.autocast(CPU, "bfloat16"):
+        assert (a @ a).dtype == torch.bfloat16
+    with runtime.autocast(CPU, "float32"):
+        assert (a @ a).dtype == torch.float32
+
+
+def test_versions_name_the_packages_that_decide_the_numbers():
+    assert {"torch", "tiktoken", "rustbpe", "datasets", "nanolab"} <= set(runtime.versions())
