@@ -34,26 +34,19 @@ NOTEBOOKS = CLONE / "notebooks"
 TRAINING_NOTEBOOKS = ("07_base_and_mid.ipynb", "08_sft.ipynb")
 STAGES = {"base": BaseConfig, "mid": MidConfig, "sft": SFTConfig}
 
-# What a laptop can do in a few minutes: a few hundred small steps instead of nanochat's thousands of large ones.
+# What a laptop can do in a few minutes: a few hundred small steps instead of nanochat's thousands of large ones, and
+# micro-batches of 1,024 tokens, whose logits still fit a processor's cache (LOG.md, 2026-11-23).
+STREAM = {"max_seq_len": 256, "device_batch_size": 4, "total_batch_size": 4096, "eval_tokens": 16_384}
 RECIPE = {
-    "base": {
-        "max_seq_len": 256,
-        "device_batch_size": 16,
-        "total_batch_size": 4096,
-        "num_iterations": 180,
-        "eval_tokens": 16_384,
-    },
-    "mid": {
-        "max_seq_len": 256,
-        "device_batch_size": 16,
-        "total_batch_size": 4096,
-        "num_iterations": 172,
-        "eval_tokens": 16_384,
-    },
+    "base": {**STREAM, "num_iterations": 150},
+    "mid": {**STREAM, "num_iterations": 220},
     "sft": {"init_lr_frac": 0.3, "device_batch_size": 8, "eval_steps": 8, "eval_metrics_max_problems": 100},
 }
-# With a vocabulary of 65,536 a step costs five times as much: enough to have something to start SFT from, no more.
-SHORT = {"base": 30, "mid": 10}
+# With a vocabulary of 65,536 a token costs five times as much: enough to have something to start SFT from, no more.
+SHORT = {
+    "base": {"num_iterations": 60, "total_batch_size": 1024},
+    "mid": {"num_iterations": 20, "total_batch_size": 1024},
+}
 
 
 def recipe(stage: str, data: str, model_tag: str = "d4", **changes) -> BaseConfig | MidConfig | SFTConfig:
@@ -95,7 +88,7 @@ def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say=print) -
         ensure_checkpoint("base", data, model_tag, say)
     else:
         ensure_tokenizer(data, say)
-    changes = {} if data == "toy" else {"num_iterations": SHORT[stage]}
+    changes = {} if data == "toy" else SHORT[stage]
     job = start(recipe(stage, data, model_tag, **changes), say)
     began = time.perf_counter()
     for report in run(job, say):
