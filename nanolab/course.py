@@ -32,6 +32,7 @@ from nanolab.tokenizer import Tokenizer
 
 NOTEBOOKS = CLONE / "notebooks"
 TRAINING_NOTEBOOKS = ("07_base_and_mid.ipynb", "08_sft.ipynb")
+NOT_FOR_TERMINALS = ("Executing Cell", "Ending Cell", "<IPython.core", "<Figure", "<nanolab")  # in papermill's log
 STAGES = {"base": BaseConfig, "mid": MidConfig, "sft": SFTConfig}
 
 # What a laptop can do in a few minutes: a few hundred small steps instead of nanochat's thousands of large ones, and
@@ -147,14 +148,24 @@ def draw_readme_picture(path: Path):
 
 def main(args: list[str]) -> int:
     """Run what was named; the exit status is 2 for an unknown name."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
-    logging.getLogger("papermill").setLevel(logging.INFO)
+    _stream_notebook_text()
     verbs = {"run": run_main_job, "notebooks": run_all_notebooks}
     if len(args) != 1 or args[0] not in verbs:
         print(f"usage: python -m nanolab.course {' | '.join(verbs)}", file=sys.stderr)
         return 2
     verbs[args[0]]()
     return 0
+
+
+def _stream_notebook_text():
+    """Let papermill's log, which carries what cells print, reach the terminal, without pictures and cell borders."""
+    to_terminal = logging.StreamHandler(sys.stdout)
+    to_terminal.addFilter(lambda record: not record.getMessage().startswith(NOT_FOR_TERMINALS))
+    to_terminal.format = lambda record: record.getMessage().rstrip("\n")
+    papermill_log = logging.getLogger("papermill")
+    papermill_log.setLevel(logging.INFO)
+    papermill_log.addHandler(to_terminal)
+    papermill_log.propagate = False
 
 
 if __name__ == "__main__":
