@@ -18,7 +18,7 @@ import torch
 from nanolab.batch import IGNORE_INDEX, Batch
 from nanolab.engine import Engine
 from nanolab.gpt import GPT
-from nanolab.render import render_for_completion
+from nanolab.render import PART_FRAMES, render_for_completion
 from nanolab.runtime import autocast
 from nanolab.tokenizer import Tokenizer
 
@@ -184,7 +184,12 @@ def _single_id(letter: str, tokenizer: Tokenizer, conversation: dict) -> int:
 
 
 def _text(content) -> str:
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+    """A message as text, tool calls and outputs between their special tokens, as they show in a decoded reply."""
+    if isinstance(content, str):
+        return content
+    frames = (PART_FRAMES[part["type"]] for part in content)
+    pieces = (f"{start or ''}{part['text']}{end or ''}" for part, (start, end, _) in zip(content, frames, strict=True))
+    return "".join(pieces)
 
 
 def _prompt_text(conversation: dict) -> str:

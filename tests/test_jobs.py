@@ -201,6 +201,7 @@ def test_every_graded_task_can_be_graded(name):
     model, tokenizer, _, _ = load_checkpoint("mid", "d1")
     graded = evaluate(model, tokenizer, make_task(name), max_problems=3, max_tokens=8)
     assert graded.num_problems == 3 and list(graded.table.columns) == ["prompt", "expected", "reply", "correct"]
+    assert ("<|output_start|>" in graded.table["expected"][0]) == (name in ("GSM8K", "SpellingBee"))
 
 
 def sft_config(**changes) -> SFTConfig:
