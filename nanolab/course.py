@@ -126,15 +126,18 @@ def run_all_notebooks():
     os.environ["NANOLAB_CACHE"] = str((cache_dir() / "runs" / "course").resolve())
     os.environ["PAPERMILL"] = "1"
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        began = time.perf_counter()
-        notebook = nbformat.read(path, as_version=4)
-        resources = {"metadata": {"path": str(NOTEBOOKS)}}
-        NotebookClient(
-            notebook, timeout=None, kernel_name="python3", resources=resources, record_timing=False
-        ).execute()
-        nbformat.write(notebook, path)
-        print(f"{path.name}: {time.perf_counter() - began:.0f} s")
+        run_in_place(path)
     draw_readme_picture(NOTEBOOKS / "pictures" / "batch_map.png")
+
+
+def run_in_place(path: Path):
+    """Run a notebook in a fresh kernel and save it with its outputs."""
+    began = time.perf_counter()
+    notebook = nbformat.read(path, as_version=4)
+    where = {"metadata": {"path": str(path.parent)}}  # the kernel's working folder
+    NotebookClient(notebook, timeout=None, kernel_name="python3", resources=where, record_timing=False).execute()
+    nbformat.write(notebook, path)
+    print(f"{path.name}: {time.perf_counter() - began:.0f} s")
 
 
 def draw_readme_picture(path: Path):
