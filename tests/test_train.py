@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_moves():
     assert torch.equal(head, model.lm_head.weight)
 
 
-def test_clipping_bounds_the_gradient_and_reports_its_norm():
+def test_clipping_reports_the_norm_before_it():
     model, rows = random_model(300), random_rows(4)
     report = next(train(model, make_optimizers(model, **LRS), steps_of(rows), schedule, grad_clip=1.0))
     _, gradient = gradients(random_model(300), lay_out(rows, pad_id=7, device_batch_size=2))
