@@ -36,7 +36,7 @@ NOT_FOR_TERMINALS = ("Executing Cell", "Ending Cell", "<IPython.core", "<Figure"
 STAGES = {"base": BaseConfig, "mid": MidConfig, "sft": SFTConfig}
 
 # What a laptop can do in a few minutes: a few hundred small steps instead of nanochat's thousands of large ones, and
-# micro-batches of 1,024 tokens, whose logits still fit a processor's cache (LOG.md, 2026-11-23).
+# small micro-batches, which measured faster than larger ones on a processor (LOG.md, 2026-11-23).
 STREAM = {"max_seq_len": 256, "device_batch_size": 4, "total_batch_size": 4096, "eval_tokens": 16_384}
 RECIPE = {
     "base": {**STREAM, "num_iterations": 150},
