@@ -16,17 +16,14 @@ import time
 
 import torch
 import torch.nn.functional as F
+from common import train_small_tokenizer
 
 from nanolab.batch import IGNORE_INDEX, StepDataset
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.optim import make_optimizers
-from nanolab.render import conversation_segments
 from nanolab.runtime import describe_machine, pick_device
 from nanolab.tasks import sft_mixture
-from nanolab.tokenizer import Tokenizer
 from nanolab.train import backward
-
-TOKENIZER_SIZE = 8_192  # for realistic lengths of rows; training one of 65,536 would take longer than the benchmark
 
 
 def seed_backward(model, batches):
@@ -76,13 +73,6 @@ def main():
             totals["real"] += step.real_tokens
             totals["supervised"] += step.num_tokens
     report(args, device, totals, seconds)
-
-
-def train_small_tokenizer(mixture) -> Tokenizer:
-    """A tokenizer of the size that the data gives, enough for realistic lengths."""
-    count = min(len(mixture), 5_000)
-    texts = (s.text for i in range(count) for s in conversation_segments(mixture[i]) if not s.is_special)
-    return Tokenizer.train(texts, TOKENIZER_SIZE)
 
 
 def report(args, device, totals, seconds):

@@ -10,19 +10,38 @@ A step of the optimizer is a set of conversations: step s trains on conversation
 N = target_examples_per_step. How they are laid out in batches changes speed and nothing else, because the loss is the
 sum over supervised tokens divided by the number of supervised tokens of the whole step. The step number is also the
 whole state of the data loader: `StepDataset[s]` is step s, whatever was read before.
+
+There are three layouts, here of conversations a, b and c (a point is padding). layout.py plans them, this file makes
+their tensors.
+
+    padded    aaaaa    right-padded rows in order; causal attention never looks at padding, which comes last
+              bb...
+              ccc..
+
+    bucketed  bb.  aaaaa      the same kind of rows, but with neighbours of about the same length
+              ccc
+
+    packed    aaaaabbccc      one flat row (1, T) of documents end to end, no padding between them
+    borders   0    5 7  10    where documents begin and end: attention must not look across
+    positions 0123401012      start again in each document
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from nanolab.layout import Plan, check_batching, plan
 from nanolab.render import render_conversation
 from nanolab.tokenizer import Tokenizer
 
 IGNORE_INDEX = -1  # the target of a position where nothing is learned; what cross_entropy's ignore_index is set to
 OVERLONG = ("skip", "truncate", "error")  # what to do with a conversation of more than max_data_tokens tokens
+
+SLOTS_A_BORDER = 8  # one border of a static table for so many slots; the SFT mixtures' conversations have 10 or more
 
 Row = tuple[list[int], list[int]]  # (ids, mask) of one conversation
 
@@ -32,12 +51,21 @@ class Batch:
     """What the model sees in one forward pass.
 
     inputs: (B, T) ids. targets: (B, T) ids or IGNORE_INDEX. real_tokens: how many input slots hold a conversation's
-    token, not padding.
+    token, not padding. borders: None for padded rows; for one flat row (1, T) of documents the (documents + 1,) int32
+    slots where they begin and end, from 0 to T. Empty documents at the end are allowed, they give the table a fixed
+    size. num_tokens: supervised tokens, the positions with a target; counted when the batch is made, because counting
+    on an accelerator would wait for it.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     real_tokens: int
+    borders: torch.Tensor | None = None
+    num_tokens: int | None = None
+
+    def __post_init__(self):
+        if self.num_tokens is None:
+            self.num_tokens = int((self.targets != IGNORE_INDEX).sum())
 
     @property
     def slots(self) -> int:
@@ -45,13 +73,25 @@ class Batch:
         return self.inputs.numel()
 
     @property
-    def num_tokens(self) -> int:
-        """Supervised tokens: positions with a target ("active" tokens)."""
-        return int((self.targets != IGNORE_INDEX).sum())
+    def positions(self) -> torch.Tensor:
+        """(1, T): each slot's place in its row or, in a flat row, in its document."""
+        width = self.inputs.size(1)
+        if self.borders is None:
+            return torch.arange(width, device=self.inputs.device)[None]
+        return positions_in_documents(self.borders, width)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
-        return Batch(self.inputs.to(device), self.targets.to(device), self.real_tokens)
+        """The same batch on another device; from pinned memory to CUDA without waiting for the copy."""
+        no_wait = torch.device(device).type == "cuda"  # the other way round the numbers might be read too early
+        return self._each(lambda tensor: tensor.to(device, non_blocking=no_wait))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; what DataLoader(pin_memory=True) calls."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change) -> "Batch":
+        borders = None if self.borders is None else change(self.borders)
+        return replace(self, inputs=change(self.inputs), targets=change(self.targets), borders=borders)
 
 
 @dataclass
@@ -77,6 +117,10 @@ class Step:
         """Supervised tokens: the denominator of the step's loss."""
         return sum(batch.num_tokens for batch in self.batches)
 
+    def pin_memory(self) -> "Step":
+        """The same step in page-locked memory; what DataLoader(pin_memory=True) calls."""
+        return replace(self, batches=[batch.pin_memory() for batch in self.batches])
+
 
 def shift(ids: Sequence[int], mask: Sequence[int]) -> tuple[list[int], list[int]]:
     """Inputs and targets of one conversation, both one shorter than its ids.
@@ -88,37 +132,125 @@ def shift(ids: Sequence[int], mask: Sequence[int]) -> tuple[list[int], list[int]
     return list(ids[:-1]), targets
 
 
-def pad_batch(rows: Sequence[Row], pad_id: int) -> Batch:
-    """Lay rows below each other, right-padded to the longest: one Batch of shape (len(rows), longest - 1).
+def positions_in_documents(borders: torch.Tensor, width: int) -> torch.Tensor:
+    """(1, width) positions of a flat row's slots, each counted from the beginning of its document.
 
-    Padding needs no attention mask: it comes last, attention is causal, so no real token sees it, and its targets are
-    IGNORE_INDEX, so nothing is learned from it.
+    >>> positions_in_documents(torch.tensor([0, 2, 5, 5], dtype=torch.int32), 5).tolist()
+    [[0, 1, 0, 1, 2]]
+    """
+    slots = torch.arange(width, device=borders.device, dtype=borders.dtype)  # (T,)
+    document = torch.searchsorted(borders, slots, right=True) - 1  # (T,) the last one that begins here or before
+    return (slots - borders[document]).long()[None]
+
+
+def pad_batch(rows: Sequence[Row], pad_id: int, height: int | None = None, width: int | None = None) -> Batch:
+    """Lay rows below each other, right-padded: one Batch of shape (height, width).
+
+    Default: no rows but the given ones, and as wide as the longest of them, longest - 1. Padding needs no attention
+    mask: it comes last, attention is causal, so no real token sees it, and its targets are IGNORE_INDEX, so nothing is
+    learned from it. Raises ValueError if the rows do not fit into (height, width).
 
     >>> pad_batch([([3, 1, 7], [0, 1, 1]), ([3, 7], [0, 1])], pad_id=7).targets.tolist()
     [[1, 7], [7, -1]]
     """
-    width = max(len(ids) for ids, _ in rows) - 1
-    inputs = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    targets = torch.full((len(rows), width), IGNORE_INDEX, dtype=torch.long)
-    for i, (ids, mask) in enumerate(rows):
-        row_inputs, row_targets = shift(ids, mask)
-        inputs[i, : len(row_inputs)] = torch.tensor(row_inputs, dtype=torch.long)
-        targets[i, : len(row_targets)] = torch.tensor(row_targets, dtype=torch.long)
-    return Batch(inputs, targets, real_tokens=sum(len(ids) - 1 for ids, _ in rows))
+    pairs = [shift(ids, mask) for ids, mask in rows]
+    longest = max(len(inputs) for inputs, _ in pairs)
+    height, width = height or len(pairs), width or longest
+    if height < len(pairs) or width < longest:
+        raise ValueError(f"{len(pairs)} rows of up to {longest} slots do not fit into a batch of ({height}, {width}).")
+    pairs += [([], [])] * (height - len(pairs))
+    inputs = chain.from_iterable(row + [pad_id] * (width - len(row)) for row, _ in pairs)
+    targets = chain.from_iterable(row + [IGNORE_INDEX] * (width - len(row)) for _, row in pairs)
+    shape = (height, width)
+    return Batch(_tensor(inputs).view(shape), _tensor(targets).view(shape), sum(len(row) for row, _ in pairs))
 
 
-def lay_out(rows: Sequence[Row], batching: str = "padded", *, pad_id: int, device_batch_size: int = 4) -> list[Batch]:
+def pack_batch(rows: Sequence[Row], pad_id: int, size: int | None = None, table_size: int | None = None) -> Batch:
+    """Lay rows end to end, as the documents of one flat row: a Batch of shape (1, size) with borders.
+
+    Default: exactly as many slots as the rows have, and a table of documents + 1 borders. Further slots are padding, a
+    document of its own without targets; further borders are empty documents. So borders[-1] is always T, and positions
+    and attention need no special case. Raises ValueError if the rows do not fit into `size` or `table_size`.
+
+    >>> batch = pack_batch([([3, 1, 7], [0, 1, 1]), ([3, 7], [0, 1])], pad_id=7, size=4)
+    >>> batch.inputs.tolist(), batch.targets.tolist(), batch.borders.tolist()
+    ([[3, 1, 3, 7]], [[1, 7, 7, -1]], [0, 2, 3, 4])
+    """
+    pairs = [shift(ids, mask) for ids, mask in rows]
+    real_tokens = sum(len(inputs) for inputs, _ in pairs)
+    size = size or real_tokens
+    if size < real_tokens:
+        raise ValueError(f"{len(pairs)} documents of {real_tokens} slots together do not fit into a row of {size}.")
+    pairs.append(([pad_id] * (size - real_tokens), [IGNORE_INDEX] * (size - real_tokens)))
+    borders = [0, *accumulate(len(inputs) for inputs, _ in pairs if inputs)]
+    table_size = table_size or len(borders)
+    if table_size < len(borders):
+        raise ValueError(f"{len(pairs)} documents have {len(borders)} borders, more than table_size {table_size}.")
+    borders += [size] * (table_size - len(borders))
+    inputs, targets = (_tensor(chain.from_iterable(side))[None] for side in zip(*pairs, strict=True))  # (1, T)
+    return Batch(inputs, targets, real_tokens, torch.tensor(borders, dtype=torch.int32))
+
+
+def border_table_size(size: int, documents: int) -> int:
+    """Borders in the table of a static flat row of `size` slots: a number that depends on `size` only.
+
+    One for 8 slots, and 2 for the beginning and the padding. Only a row of `documents` too short for that gets a table
+    twice as large (or 4 times, ...), which costs a compiled model one more shape instead of stopping the run.
+
+    >>> border_table_size(2048, documents=20), border_table_size(2048, documents=400)
+    (258, 516)
+    """
+    table_size = size // SLOTS_A_BORDER + 2
+    while table_size < documents + 2:
+        table_size *= 2
+    return table_size
+
+
+def _tensor(numbers: Iterator[int]) -> torch.Tensor:
+    return torch.from_numpy(np.fromiter(numbers, dtype=np.int64))  # torch.tensor takes four times as long on a list
+
+
+def lay_out(
+    rows: Sequence[Row],
+    batching: str = "padded",
+    *,
+    pad_id: int,
+    device_batch_size: int = 4,
+    device_batch_tokens: int = 2048,
+    static_shapes: bool = False,
+) -> list[Batch]:
     """A step's conversations as micro-batches that give the same gradient, whatever the layout.
 
-    "padded": in order, `device_batch_size` rows at a time, each micro-batch as wide as its longest row.
+    The arguments are those of `layout.plan`, which see; `pad_id` fills padding.
 
-    >>> [tuple(b.inputs.shape) for b in lay_out([([1] * 9, [1] * 9)] * 3, pad_id=0, device_batch_size=2)]
+    >>> rows = [([1] * 9, [1] * 9)] * 3
+    >>> [tuple(b.inputs.shape) for b in lay_out(rows, pad_id=0, device_batch_size=2)]
     [(2, 8), (1, 8)]
+    >>> lay_out(rows, "packed", pad_id=0)[0].borders.tolist()
+    [0, 8, 16, 24]
     """
-    if batching != "padded":
-        raise ValueError(f"Unknown batching {batching!r}. There is: 'padded'.")
-    groups = (rows[i : i + device_batch_size] for i in range(0, len(rows), device_batch_size))
-    return [pad_batch(group, pad_id) for group in groups]
+    laid = plan(
+        [len(ids) - 1 for ids, _ in rows],
+        batching,
+        device_batch_size=device_batch_size,
+        device_batch_tokens=device_batch_tokens,
+        static_shapes=static_shapes,
+    )
+    return batches_of(laid, rows, pad_id)
+
+
+def batches_of(laid: Plan, rows: Sequence[Row], pad_id: int) -> list[Batch]:
+    """The tensors of a plan: one Batch a micro-batch, `rows` being the conversations that were planned."""
+    batches = []
+    for micro_batch in laid.micro_batches:
+        chosen = [rows[i] for i in micro_batch.rows]
+        height, width = micro_batch.shape
+        if laid.batching == "packed":
+            table_size = border_table_size(width, len(chosen)) if laid.static_shapes else None
+            batches.append(pack_batch(chosen, pad_id, width, table_size))
+        else:
+            batches.append(pad_batch(chosen, pad_id, height, width))
+    return batches
 
 
 def fit(row: Row, max_data_tokens: int | None, overlong: str, where: str = "a conversation") -> Row | None:
@@ -144,7 +276,12 @@ class StepDataset(Dataset):
     Conversations are taken in order, around the end of the mixture into the next epoch. Fewer of them remain where
     `max_data_tokens` skips some; which were skipped or cut, and why, is in `Step.left_out`.
 
-    >>> StepDataset(mixture, tokenizer, num_examples=32)[7].num_conversations      # doctest: +SKIP
+    `batching` and what stands after it are the arguments of `layout.plan`.
+
+    >>> steps = StepDataset(mixture, tokenizer, num_examples=32, batching="packed")      # doctest: +SKIP
+    >>> print(steps.plan(7))      # what step 7 will look like      # doctest: +SKIP
+    packed: 4 micro-batches, 32 conversations, ...
+    >>> steps[7].num_conversations      # doctest: +SKIP
     32
     """
 
@@ -157,20 +294,44 @@ class StepDataset(Dataset):
         max_data_tokens: int | None = None,
         overlong: str = "skip",
         batching: str = "padded",
+        *,
+        device_batch_tokens: int = 2048,
+        static_shapes: bool = False,
     ):
         if len(mixture) == 0:
             raise ValueError("The mixture has no conversations: there is nothing to train on.")
         if overlong not in OVERLONG:
             raise ValueError(f"Unknown overlong {overlong!r}. There are: {', '.join(OVERLONG)}.")
-        self.mixture, self.tokenizer = mixture, tokenizer
-        self.num_examples, self.device_batch_size = num_examples, device_batch_size
-        self.max_data_tokens, self.overlong, self.batching = max_data_tokens, overlong, batching
+        check_batching(batching, device_batch_size, device_batch_tokens)
+        self.mixture, self.tokenizer, self.num_examples = mixture, tokenizer, num_examples
+        self.max_data_tokens, self.overlong = max_data_tokens, overlong
+        self.batching, self.device_batch_size = batching, device_batch_size
+        self.device_batch_tokens, self.static_shapes = device_batch_tokens, static_shapes
 
     def __len__(self) -> int:
         """Steps in one epoch; asking for later ones goes on into the next epoch."""
         return len(self.mixture) // self.num_examples
 
     def __getitem__(self, step: int) -> Step:
+        rows, left_out = self._rows(step)
+        batches = batches_of(self._plan_of(rows), rows, self.tokenizer.special("assistant_end"))
+        return Step(batches, len(rows), left_out)
+
+    def plan(self, step: int) -> Plan:
+        """How step `step` is laid out, without its tensors; the conversations are rendered, for their lengths."""
+        return self._plan_of(self._rows(step)[0])
+
+    def _plan_of(self, rows: list[Row]) -> Plan:
+        return plan(
+            [len(ids) - 1 for ids, _ in rows],
+            self.batching,
+            device_batch_size=self.device_batch_size,
+            device_batch_tokens=self.device_batch_tokens,
+            static_shapes=self.static_shapes,
+        )
+
+    def _rows(self, step: int) -> tuple[list[Row], list[str]]:
+        """The step's conversations, rendered, and what was skipped or cut and why."""
         if step < 0:
             raise IndexError(f"Steps count from 0, got {step}.")
         rows, left_out = [], []
@@ -184,9 +345,7 @@ class StepDataset(Dataset):
                 left_out.append(f"{where}: {done}, {len(row[0])} tokens are more than {self.max_data_tokens}")
             if kept is not None:
                 rows.append(kept)
-        pad_id = self.tokenizer.special("assistant_end")
-        batches = lay_out(rows, self.batching, pad_id=pad_id, device_batch_size=self.device_batch_size)
-        return Step(batches, len(rows), left_out)
+        return rows, left_out
 
 
 def sft_data_generator(

@@ -1,4 +1,5 @@
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -7,14 +8,20 @@ from hypothesis import strategies as st
 
 from nanolab.batch import (
     IGNORE_INDEX,
+    Batch,
+    Step,
     StepDataset,
     StreamDataset,
+    border_table_size,
     fit,
     lay_out,
+    pack_batch,
     pad_batch,
+    positions_in_documents,
     sft_data_generator,
     shift,
 )
+from nanolab.layout import BATCHINGS, possible_shapes
 from nanolab.render import render_conversation
 
 
@@ -44,6 +51,96 @@ def test_a_batch_is_right_padded_and_padding_has_no_target():
     assert (batch.slots, batch.real_tokens, batch.num_tokens) == (6, 4, 3)
 
 
+def test_a_batch_of_a_static_shape_is_filled_up_with_padding():
+    batch = pad_batch([([3, 4, 7], [0, 0, 1])], pad_id=9, height=2, width=4)
+    assert batch.inputs.tolist() == [[3, 4, 9, 9], [9, 9, 9, 9]]
+    assert batch.targets.tolist() == [[-1, 7, -1, -1], [-1, -1, -1, -1]]
+    assert (batch.slots, batch.real_tokens, batch.num_tokens, batch.borders) == (8, 2, 1, None)
+
+
+def test_a_packed_batch_is_one_row_of_documents_end_to_end():
+    batch = pack_batch([([3, 4, 2, 7], [0, 0, 1, 1]), ([3, 7], [0, 1])], pad_id=9)
+    assert batch.inputs.tolist() == [[3, 4, 2, 3]]
+    assert batch.targets.tolist() == [[-1, 2, 7, 7]]  # the second document's first id is nobody's target
+    assert batch.borders.tolist() == [0, 3, 4] and batch.borders.dtype == torch.int32
+    assert batch.positions.tolist() == [[0, 1, 2, 0]]
+    assert (batch.slots, batch.real_tokens, batch.num_tokens) == (4, 4, 3)
+
+
+def test_padding_of_a_packed_batch_is_a_document_of_its_own_and_the_table_ends_on_empty_ones():
+    batch = pack_batch([([3, 4, 2, 7], [0, 0, 1, 1]), ([3, 7], [0, 1])], pad_id=9, size=6, table_size=6)
+    assert batch.inputs.tolist() == [[3, 4, 2, 3, 9, 9]]
+    assert batch.targets.tolist() == [[-1, 2, 7, 7, -1, -1]]
+    assert batch.borders.tolist() == [0, 3, 4, 6, 6, 6]
+    assert batch.positions.tolist() == [[0, 1, 2, 0, 0, 1]]
+    assert (batch.slots, batch.real_tokens, batch.num_tokens) == (6, 4, 3)
+
+
+def test_a_packed_batch_without_room_for_padding_has_no_padding_document():
+    batch = pack_batch([([3, 4, 7], [0, 0, 1])], pad_id=9, size=2, table_size=4)
+    assert batch.borders.tolist() == [0, 2, 2, 2]
+
+
+def test_positions_of_padded_rows_are_those_of_the_row():
+    assert pad_batch([([3, 4, 7], [0, 0, 1])] * 2, pad_id=9).positions.tolist() == [[0, 1]]
+
+
+def test_positions_pass_over_empty_documents():
+    borders = torch.tensor([0, 0, 2, 2, 5], dtype=torch.int32)
+    positions = positions_in_documents(borders, 5)
+    assert positions.tolist() == [[0, 1, 0, 1, 2]] and positions.dtype == torch.long
+
+
+def test_rows_that_do_not_fit_are_refused():
+    row = ([3, 4, 7], [0, 0, 1])
+    with pytest.raises(ValueError, match=r"2 rows of up to 2 slots do not fit into a batch of \(1, 2\)"):
+        pad_batch([row, row], pad_id=9, height=1)
+    with pytest.raises(ValueError, match="2 documents of 4 slots together do not fit into a row of 3"):
+        pack_batch([row, row], pad_id=9, size=3)
+    with pytest.raises(ValueError, match="have 3 borders, more than table_size 2"):
+        pack_batch([row, row], pad_id=9, table_size=2)
+
+
+def test_a_static_table_depends_on_the_row_only_unless_documents_are_tiny():
+    assert border_table_size(2048, 1) == border_table_size(2048, 256) == 258
+    assert border_table_size(2048, 257) == 516
+
+
+def test_static_packed_rows_of_one_size_have_tables_of_one_size():
+    short, long = ([1] * 20, [1] * 20), ([1] * 60, [1] * 60)
+    (few,) = lay_out([long] * 2, "packed", pad_id=0, device_batch_tokens=128, static_shapes=True)
+    (many,) = lay_out([short] * 6, "packed", pad_id=0, device_batch_tokens=128, static_shapes=True)
+    assert few.inputs.shape == many.inputs.shape == (1, 128)
+    assert few.borders.tolist() == [0, 59, 118] + [128] * 15
+    assert many.borders.tolist() == [0, 19, 38, 57, 76, 95, 114] + [128] * 11
+
+
+def test_a_batch_moves_with_its_borders_and_its_counts():
+    batch = pack_batch([([3, 4, 2, 7], [0, 0, 1, 1])], pad_id=9)
+    moved = batch.to("meta")
+    assert moved.inputs.device == moved.targets.device == moved.borders.device == torch.device("meta")
+    assert (moved.real_tokens, moved.num_tokens) == (3, 2)  # nothing could be counted there
+    assert pad_batch([([3, 7], [0, 1])], pad_id=9).to("meta").borders is None
+
+
+def test_a_batch_can_be_made_of_three_things_and_counts_its_targets():
+    batch = Batch(torch.tensor([[3, 4, 5]]), torch.tensor([[-1, 0, 2]]), 3)
+    assert (batch.num_tokens, batch.borders) == (2, None)
+
+
+def test_pinning_a_step_pins_all_its_tensors_and_keeps_the_rest(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 0)  # real pinning needs an accelerator
+    step = Step([pack_batch([([3, 4, 2, 7], [0, 0, 1, 1])], 9), pad_batch([([3, 7], [0, 1])], 9)], 2, ["row 5: cut"])
+    pinned = step.pin_memory()
+    assert (pinned.num_conversations, pinned.left_out, pinned.num_tokens) == (2, ["row 5: cut"], 3)
+    for before, after in zip(step.batches, pinned.batches, strict=True):
+        for name in ("inputs", "targets"):
+            assert getattr(before, name) is not getattr(after, name)
+            assert torch.equal(getattr(before, name), getattr(after, name))
+    assert torch.equal(pinned.batches[0].borders, step.batches[0].borders)
+    assert pinned.batches[0].borders is not step.batches[0].borders and pinned.batches[1].borders is None
+
+
 def test_padded_layout_keeps_the_order_and_the_number_of_rows():
     rows = [([k] * (k + 2), [1] * (k + 2)) for k in range(7)]
     batches = lay_out(rows, "padded", pad_id=0, device_batch_size=3)
@@ -68,6 +165,7 @@ def test_laying_out_loses_and_invents_nothing(rows, device_batch_size):
     rows = [tuple(map(list, zip(*row, strict=True))) for row in rows]
     batches = lay_out(rows, "padded", pad_id=99, device_batch_size=device_batch_size)
     laid = [pair for b in batches for pair in zip(b.inputs.tolist(), b.targets.tolist(), strict=True)]
+    rows = [row for row in rows if len(row[0]) > 1]  # one id alone has nothing after it to be learned
     assert len(laid) == len(rows)
     for (ids, mask), (inputs, targets) in zip(rows, laid, strict=True):
         n = len(ids) - 1
@@ -75,6 +173,50 @@ def test_laying_out_loses_and_invents_nothing(rows, device_batch_size):
         assert set(inputs[n:]) <= {99} and set(targets[n:]) <= {IGNORE_INDEX}
     assert sum(b.num_tokens for b in batches) == sum(sum(mask[1:]) for _, mask in rows)
     assert sum(b.real_tokens for b in batches) == sum(len(ids) - 1 for ids, _ in rows)
+
+
+def pairs_with_targets(batches: list[Batch]) -> Counter:
+    """How often each (input, target) is learned."""
+    return Counter(
+        (token, target)
+        for b in batches
+        for token, target in zip(b.inputs.flatten().tolist(), b.targets.flatten().tolist(), strict=True)
+        if target != IGNORE_INDEX
+    )
+
+
+@given(row_lists, st.integers(1, 5), st.integers(1, 40), st.booleans())
+def test_all_layouts_learn_the_same_pairs_of_input_and_target(rows, size, tokens, static):
+    rows = [tuple(map(list, zip(*row, strict=True))) for row in rows]
+    shared = {"pad_id": 99, "device_batch_size": size, "device_batch_tokens": tokens, "static_shapes": static}
+    layouts = [lay_out(rows, batching, **shared) for batching in BATCHINGS]
+    expected = Counter(pair for row in rows for pair in zip(*shift(*row), strict=True) if pair[1] != IGNORE_INDEX)
+    assert [pairs_with_targets(batches) for batches in layouts] == [expected] * 3
+    assert {sum(b.real_tokens for b in batches) for batches in layouts} == {sum(len(ids) - 1 for ids, _ in rows)}
+    assert {sum(b.num_tokens for b in batches) for batches in layouts} == {expected.total()}
+
+
+@given(row_lists, st.integers(1, 40), st.booleans())
+def test_borders_part_a_packed_row_into_its_documents_and_positions_restart_in_each(rows, tokens, static):
+    rows = [tuple(map(list, zip(*row, strict=True))) for row in rows]
+    found = Counter()
+    for batch in lay_out(rows, "packed", pad_id=99, device_batch_tokens=tokens, static_shapes=static):
+        borders = batch.borders.tolist()
+        assert borders[0] == 0 and borders[-1] == batch.slots and borders == sorted(borders)
+        for start, end in itertools.pairwise(borders):
+            assert batch.positions[0, start:end].tolist() == list(range(end - start))
+            if start < batch.real_tokens and start < end:
+                inputs, targets = batch.inputs[0, start:end], batch.targets[0, start:end]
+                found[tuple(inputs.tolist()), tuple(targets.tolist())] += 1
+    expected = Counter(tuple(map(tuple, shift(*row))) for row in rows if len(row[0]) > 1)
+    assert found == expected
+
+
+def test_static_batches_have_the_announced_shapes():
+    rows = [([1] * n, [1] * n) for n in (30, 400, 100, 20, 260)]
+    for batching in BATCHINGS:
+        batches = lay_out(rows, batching, pad_id=0, device_batch_tokens=256, static_shapes=True)
+        assert {tuple(b.inputs.shape) for b in batches} <= set(possible_shapes(batching, 256, longest=399))
 
 
 def test_the_generator_gives_conversations_in_order_padded_with_assistant_end(byte_tokenizer):
@@ -127,6 +269,27 @@ def test_step_s_is_conversations_sN_to_sN_plus_N_whatever_was_read_before(byte_t
     assert rows == [render_conversation(CHATS[k], byte_tokenizer)[0][:-1] for k in (4, 0)]
     steps[0]
     assert [batch.inputs[0].tolist() for batch in steps[2].batches] == rows
+
+
+def test_a_step_is_laid_out_as_its_plan_says(byte_tokenizer):
+    for batching in BATCHINGS:
+        steps = StepDataset(CHATS, byte_tokenizer, 5, 2, batching=batching, device_batch_tokens=32, static_shapes=True)
+        laid, step = steps.plan(3), steps[3]
+        assert [m.shape for m in laid.micro_batches] == [tuple(b.inputs.shape) for b in step.batches]
+        assert (laid.slots, laid.real_tokens, laid.num_rows) == (step.slots, step.real_tokens, 5)
+
+
+def test_a_step_dataset_refuses_an_unknown_layout_at_once(byte_tokenizer):
+    with pytest.raises(ValueError, match="There are: 'padded', 'bucketed', 'packed'."):
+        StepDataset(CHATS, byte_tokenizer, num_examples=2, batching="sorted")
+
+
+def test_workers_give_the_same_packed_steps(byte_tokenizer):
+    steps = StepDataset(CHATS, byte_tokenizer, num_examples=3, batching="packed", device_batch_tokens=32)
+    loader = torch.utils.data.DataLoader(steps, batch_size=None, sampler=range(1, 4), num_workers=1)
+    for number, loaded in enumerate(loader, 1):
+        for ours, theirs in zip(steps[number].batches, loaded.batches, strict=True):
+            assert torch.equal(ours.inputs, theirs.inputs) and torch.equal(ours.borders, theirs.borders)
 
 
 def test_a_step_says_what_it_left_out(byte_tokenizer):
