@@ -1,10 +1,20 @@
 """Step 5, the part where positions look at each other: rotary positions, attention, and the key-value cache."""
 
+import inspect
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before torch 2.10; only CUDA asks for it, and then says so
+    varlen_attn = None
+
 ROTARY_BASE = 10_000
+HALF_PRECISION = (torch.bfloat16, torch.float16)  # what varlen attention takes
+_BY_NAME = varlen_attn is not None and "is_causal" in inspect.signature(varlen_attn).parameters  # torch 2.10
+VARLEN_CAUSAL = {"is_causal": True} if _BY_NAME else {"window_size": (-1, 0)}
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
@@ -67,6 +77,111 @@ class KVCache:
         return (key <= query[:, :, None])[:, None]
 
 
+def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
+    """Causal attention inside each document of a flat row; no position looks across a border.
+
+    Args:
+        q: (1, H, T, D). k, v: (1, H or fewer, T, D). borders: (documents + 1,) slots where documents begin and end, the
+            first 0 and the last T; empty documents are allowed.
+
+    Returns (1, H, T, D). Three ways, one result: on CUDA in half precision `torch.nn.attention.varlen` reads the table of
+    borders on the device; elsewhere one `scaled_dot_product_attention` a document, which was measured faster than
+    one with a (T, T) mask (benchmarks/attention.py); and that loop as one opaque operator while torch.compile looks.
+    Raises ValueError for more than one row.
+
+    >>> x = torch.randn(1, 2, 5, 8)
+    >>> y = document_attention(x, x, x, torch.tensor([0, 2, 5], dtype=torch.int32))
+    >>> torch.equal(y[:, :, :1], x[:, :, :1]), torch.equal(y[:, :, 2], x[:, :, 2])      # the first of each sees itself
+    (True, True)
+    """
+    if q.size(0) != 1:
+        raise ValueError(f"Documents with borders stand in one flat row (1, T), got {q.size(0)} rows.")
+    if q.device.type == "cuda" and q.dtype in HALF_PRECISION:
+        return _varlen(q, k, v, borders)
+    if torch.compiler.is_compiling():
+        group = q.size(1) // k.size(1)
+        return torch.ops.nanolab.document_attention(
+            q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), borders
+        )
+    documents = zip(*(part.split(document_lengths(borders), dim=2) for part in (q, k, v)), strict=True)
+    grouped = k.size(1) != q.size(1)
+    return torch.cat([F.scaled_dot_product_attention(*d, is_causal=True, enable_gqa=grouped) for d in documents], dim=2)
+
+
+def document_lengths(borders: torch.Tensor) -> list[int]:
+    """The lengths of the documents between borders, empty ones left out.
+
+    >>> document_lengths(torch.tensor([0, 2, 5, 5, 5]))
+    [2, 3]
+    """
+    return [length for length in borders.diff().tolist() if length]
+
+
+def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
+    """torch.nn.attention.varlen on (1, H, T, D); the longest document is not asked for, T is bound enough."""
+    if varlen_attn is None:
+        raise RuntimeError('batching="packed" on CUDA needs torch.nn.attention.varlen (torch 2.10 or later).')
+    T = q.size(2)
+    flat = (part[0].transpose(0, 1) for part in (q, k, v))  # (T, H, D)
+    grouped = {"enable_gqa": True} if k.size(1) != q.size(1) else {}
+    return varlen_attn(*flat, borders, borders, T, T, **VARLEN_CAUSAL, **grouped).transpose(0, 1)[None]
+
+
+@torch.library.custom_op("nanolab::document_attention", mutates_args=())
+def _document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
+    """`document_attention` as one operator, so that the lengths of documents never reach the compiler."""
+    y = torch.empty_like(q)
+    for a, b in _spans(borders):
+        part = (x[:, :, a:b] for x in (q, k, v))
+        y[:, :, a:b] = F.scaled_dot_product_attention(*part, is_causal=True)
+    return y
+
+
+@torch.library.custom_op("nanolab::document_attention_backward", mutates_args=())
+def _document_attention_backward(
+    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of q, k and v, by the formula of softmax attention, a document at a time."""
+    grads = tuple(torch.empty_like(x) for x in (q, k, v))
+    scale = q.size(-1) ** -0.5
+    for a, b in _spans(borders):
+        dy, qs, ks, vs = (x[:, :, a:b] for x in (grad, q, k, v))  # (1, H, L, D)
+        seen = torch.ones(b - a, b - a, dtype=torch.bool, device=q.device).tril()
+        scores = (qs @ ks.mT).float() * scale  # (1, H, L, L)
+        shares = scores.masked_fill(~seen, float("-inf")).softmax(-1).to(q.dtype)
+        dshares = dy @ vs.mT
+        dscores = shares * (dshares - (shares * dshares).sum(-1, keepdim=True)) * scale
+        for into, value in zip(grads, (dscores @ ks, dscores.mT @ qs, shares.mT @ dy), strict=True):
+            into[:, :, a:b] = value
+    return grads
+
+
+def _spans(borders: torch.Tensor) -> list[tuple[int, int]]:
+    table = borders.tolist()
+    return [(a, b) for a, b in zip(table, table[1:], strict=False) if b > a]
+
+
+@_document_attention.register_fake
+def _(q, k, v, borders):
+    return torch.empty_like(q)
+
+
+@_document_attention_backward.register_fake
+def _(grad, q, k, v, borders):
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _keep_for_backward(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad):
+    return *torch.ops.nanolab.document_attention_backward(grad, *ctx.saved_tensors), None
+
+
+_document_attention.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
 class CausalSelfAttention(nn.Module):
     """Each position mixes the values of itself and those before it, weighted by how well keys match its query."""
 
@@ -79,14 +194,23 @@ class CausalSelfAttention(nn.Module):
         self.c_v = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=False)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cache: KVCache | None = None,
+        borders: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         B, T, C = x.shape
         q = self.c_q(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)  # (B, H, T, D)
         k = self.c_k(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
         v = self.c_v(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
         q, k = norm(apply_rotary(q, cos, sin)), norm(apply_rotary(k, cos, sin))  # rotary first, then QK norm
         grouped = self.n_kv_head != self.n_head
-        if cache is None:
+        if borders is not None:
+            y = document_attention(q, k, v, borders)
+        elif cache is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         else:
             mask = cache.mask(T)

@@ -6,6 +6,7 @@ model is `NanoChatForCausalLM` in transformers, which the tests compare with.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanolab.attention import CausalSelfAttention, KVCache, norm, rotary_tables
-from nanolab.batch import IGNORE_INDEX
+from nanolab.batch import IGNORE_INDEX, positions_in_documents
 from nanolab.loss import softcapped, supervised_cross_entropy
 
 WIDTH_PER_LAYER = 64
@@ -70,9 +71,28 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config, layer)
         self.mlp = MLP(config)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
-        x = x + self.attn(norm(x), cos, sin, cache)
+    def forward(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cache: KVCache | None = None,
+        borders: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        x = x + self.attn(norm(x), cos, sin, cache, borders)
         return x + self.mlp(norm(x))
+
+
+def run_block(
+    block: Block,
+    x: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    cache: KVCache | None,
+    borders: torch.Tensor | None,
+) -> torch.Tensor:
+    """block(x, ...), as a function: what compiled.py compiles once for all blocks of a model."""
+    return block(x, cos, sin, cache, borders)
 
 
 class GPT(nn.Module):
@@ -112,15 +132,26 @@ class GPT(nn.Module):
         return self.lm_head.weight.device
 
     def hidden(
-        self, inputs: torch.Tensor, positions: torch.Tensor | None = None, cache: KVCache | None = None
+        self,
+        inputs: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+        borders: torch.Tensor | None = None,
+        run_block: Callable = run_block,
     ) -> torch.Tensor:
-        """The last hidden states, normed: (B, T) ids -> (B, T, C). `positions` (B or 1, T) default to 0 ... T-1."""
-        if positions is None:
+        """The last hidden states, normed: (B, T) ids -> (B, T, C).
+
+        `positions` (B or 1, T) default to 0 ... T-1, or, with `borders` (documents + 1,) of one flat row, to the place in
+        each document; attention then stays inside documents. `run_block` runs a block; a compiled one may be given.
+        """
+        if positions is None and borders is not None:
+            positions = positions_in_documents(borders, inputs.size(1))
+        elif positions is None:
             positions = torch.arange(inputs.size(1), device=inputs.device)[None]  # (1, T)
         cos, sin = rotary_tables(positions, self.config.n_embd // self.config.n_head)
         x = norm(self.transformer.wte(inputs))  # (B, T) -> (B, T, C)
         for block in self.transformer.h:
-            x = block(x, cos, sin, cache)
+            x = run_block(block, x, cos, sin, cache, borders)
         return norm(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -128,13 +159,18 @@ class GPT(nn.Module):
         return softcapped(self.lm_head(hidden).float(), LOGIT_SOFTCAP)
 
     def forward(
-        self, inputs: torch.Tensor, targets: torch.Tensor | None = None, loss_reduction: str = "mean"
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        loss_reduction: str = "mean",
+        borders: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits (B, T, V), or with targets (B, T) the loss over supervised positions as "mean" or "sum".
 
-        With nothing supervised the loss is 0 (not 0/0), and so is its gradient.
+        `borders`: of the documents in one flat row, see `hidden`. With nothing supervised the loss is 0 (not 0/0), and so
+        is its gradient.
         """
-        hidden = self.hidden(inputs)
+        hidden = self.hidden(inputs, borders=borders)
         if targets is None:
             return self.logits(hidden)
         loss_sum = supervised_cross_entropy(hidden, self.lm_head.weight, targets, LOGIT_SOFTCAP)

@@ -142,7 +142,7 @@ def backward(model: torch.nn.Module, batches: list[Batch], loss_average: str = "
             continue  # nothing to learn in this micro-batch
         batch = batch.to(device)
         with autocast(device, dtype):
-            loss = model(batch.inputs, batch.targets, loss_reduction="sum") / divisor
+            loss = model(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders) / divisor
         loss.backward()
         total += loss.detach()
     return total.item()
