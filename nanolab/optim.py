@@ -1,5 +1,7 @@
 """Step 7, the part that moves weights: Muon for matrices, AdamW for embedding and head, and their schedules."""
 
+from collections import defaultdict
+
 import torch
 
 from nanolab.gpt import GPT
@@ -7,8 +9,83 @@ from nanolab.gpt import GPT
 REFERENCE_WIDTH = 768  # nanochat tuned AdamW's learning rates at this n_embd
 ADAM_BETAS = (0.8, 0.95)
 ADAM_EPS = 1e-10
+MUON_EPS = 1e-7  # torch's; keeps the norm of a zero gradient from dividing by zero
 WARMDOWN_FROM = 0.8  # base and mid: constant learning rate up to here, then linearly to 0
 MOMENTUM_START, MOMENTUM_END, MOMENTUM_STEPS = 0.85, 0.95, 300  # Muon's ramp in base and mid
+
+
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon, with matrices of equal shape orthogonalized as one batch, in a dtype of one's choice.
+
+    torch's works one matrix at a time and always in bfloat16, which a processor without bfloat16 instructions
+    multiplies a hundred times slower than float32 (see LOG.md). Settings and state are torch's (`momentum_buffer` of each
+    weight), and so is the result: to the bit for bfloat16 matrices of their own shape, up to rounding otherwise.
+
+    Args:
+        params, **settings: as of torch.optim.Muon, but nesterov only. dtype: of the orthogonalization's products.
+
+    >>> weight = torch.nn.Parameter(torch.eye(2))
+    >>> weight.grad = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> Muon([weight], lr=0.1, momentum=0.0, weight_decay=0.0).step()
+    >>> weight.detach().round(decimals=1).tolist()      # orthogonal step of about lr, whatever the gradient's size
+    [[1.0, -0.1], [-0.1, 1.0]]
+    """
+
+    def __init__(self, params, dtype: torch.dtype = torch.float32, **settings):
+        super().__init__(params, **settings)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self):
+        """Move every weight that has a gradient."""
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    by_shape[weight.shape].append(weight)
+            for shape, weights in by_shape.items():
+                self._move(shape, weights, group)
+
+    def _move(self, shape: torch.Size, weights: list[torch.Tensor], group: dict):
+        momentum, lr = group["momentum"], group["lr"]
+        averages = [self._momentum_buffer(weight) for weight in weights]
+        gradients = [weight.grad for weight in weights]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        ahead = torch._foreach_lerp(gradients, averages, momentum)  # Nesterov: where the average will be
+        updates = orthogonalized(torch.stack(ahead), self.dtype, group["ns_coefficients"], group["ns_steps"])
+        taller = max(1, shape[0] / shape[1]) ** 0.5  # Keller Jordan's and nanochat's rule
+        torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(weights, list(updates.to(weights[0].dtype).unbind()), alpha=-lr * taller)
+
+    def _momentum_buffer(self, weight: torch.Tensor) -> torch.Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        return state["momentum_buffer"]
+
+
+def orthogonalized(
+    matrices: torch.Tensor, dtype: torch.dtype, coefficients: tuple[float, float, float], steps: int
+) -> torch.Tensor:
+    """(K, m, n) matrices with all their singular values brought near 1, in `dtype`; by Newton-Schulz iteration.
+
+    Source: Keller Jordan, kellerjordan.github.io/posts/muon; the same arithmetic as torch.optim.Muon's.
+
+    >>> singular = torch.linalg.svdvals(orthogonalized(torch.randn(3, 8, 4), torch.float32, (3.4445, -4.775, 2.0315), 5))
+    >>> bool(((singular > 0.5) & (singular < 1.5)).all())
+    True
+    """
+    a, b, c = coefficients
+    x = matrices.to(dtype)
+    tall = x.size(1) > x.size(2)
+    if tall:
+        x = x.mT  # the smaller side first: its (m, m) products are the cheaper ones
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=MUON_EPS)
+    for _ in range(steps):
+        gram = x @ x.mT  # (K, m, m)
+        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, gram, x, beta=a)
+    return x.mT if tall else x
 
 
 def make_optimizers(
@@ -18,11 +95,13 @@ def make_optimizers(
     matrix_lr: float,
     weight_decay: float = 0.0,
     init_lr_frac: float = 1.0,
+    dtype: str = "float32",
 ) -> list[torch.optim.Optimizer]:
     """[AdamW for head and embedding, Muon for the blocks' matrices], each group with its `initial_lr`.
 
     AdamW's learning rates are scaled by (n_embd / 768)^-1/2; Muon's is not, since its updates are orthogonal and so
-    already sized to the matrix. `weight_decay` is AdamW's. Source: karpathy/nanochat, nanochat/gpt.py.
+    already sized to the matrix. `weight_decay` is AdamW's; `dtype` is that of Muon's products. Source: karpathy/nanochat,
+    nanochat/gpt.py.
 
     >>> [type(o).__name__ for o in make_optimizers(model, 0.004, 0.2, 0.02)]      # doctest: +SKIP
     ['AdamW', 'Muon']
@@ -33,12 +112,12 @@ def make_optimizers(
         {"params": [model.transformer.wte.weight], "lr": embedding_lr * scale * init_lr_frac},
     ]
     adamw = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=weight_decay, fused=True)
-    muon = torch.optim.Muon(
+    muon = Muon(
         list(model.transformer.h.parameters()),
+        dtype=getattr(torch, dtype),
         lr=matrix_lr * init_lr_frac,
         momentum=MOMENTUM_END,
         weight_decay=0.0,
-        adjust_lr_fn="original",  # times sqrt(max(1, rows / columns)), Keller Jordan's and nanochat's rule
     )
     for optimizer in (adamw, muon):
         for group in optimizer.param_groups:
