@@ -84,8 +84,8 @@ def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, border
         q: (1, H, T, D). k, v: (1, H or fewer, T, D). borders: (documents + 1,) slots where documents begin and end, the
             first 0 and the last T; empty documents are allowed.
 
-    Returns (1, H, T, D). Three ways, one result: on CUDA in half precision `torch.nn.attention.varlen` reads the table of
-    borders on the device; elsewhere one `scaled_dot_product_attention` a document, which was measured faster than
+    Returns (1, H, T, D). Three ways, one result: on CUDA in half precision `torch.nn.attention.varlen` reads the table
+    of borders on the device; elsewhere one `scaled_dot_product_attention` a document, which was measured faster than
     one with a (T, T) mask (benchmarks/attention.py); and that loop as one opaque operator while torch.compile looks.
     Raises ValueError for more than one row.
 

@@ -141,8 +141,8 @@ class GPT(nn.Module):
     ) -> torch.Tensor:
         """The last hidden states, normed: (B, T) ids -> (B, T, C).
 
-        `positions` (B or 1, T) default to 0 ... T-1, or, with `borders` (documents + 1,) of one flat row, to the place in
-        each document; attention then stays inside documents. `run_block` runs a block; a compiled one may be given.
+        `positions` (B or 1, T) default to 0 ... T-1, or, with `borders` (documents + 1,) of one flat row, to the place
+        in each document; attention then stays inside documents. `run_block` runs a block; a compiled one may be given.
         """
         if positions is None and borders is not None:
             positions = positions_in_documents(borders, inputs.size(1))
@@ -167,8 +167,8 @@ class GPT(nn.Module):
     ) -> torch.Tensor:
         """Logits (B, T, V), or with targets (B, T) the loss over supervised positions as "mean" or "sum".
 
-        `borders`: of the documents in one flat row, see `hidden`. With nothing supervised the loss is 0 (not 0/0), and so
-        is its gradient.
+        `borders`: of the documents in one flat row, see `hidden`. With nothing supervised the loss is 0 (not 0/0), and
+        so is its gradient.
         """
         hidden = self.hidden(inputs, borders=borders)
         if targets is None:

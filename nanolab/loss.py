@@ -13,8 +13,8 @@ With x a raw logit, c the softcap and s = sigmoid(2x / c), one sigmoid gives eve
     dy/dx = 1 - tanh(x / c)^2 = 4s (1 - s)  the slope of the softcap
     dloss/dx = (softmax - onehot) 4s (1 - s)
 
-The gradients of a chunk are made right after its logits, while they exist; the backward pass only scales them. Source of
-that order: Liger Kernel, arXiv:2410.10989; of never holding the logits: Cut Cross-Entropy, arXiv:2411.09009.
+The gradients of a chunk are made right after its logits, while they exist; the backward pass only scales them. Source
+of that order: Liger Kernel, arXiv:2410.10989; of never holding the logits: Cut Cross-Entropy, arXiv:2411.09009.
 """
 
 import torch
@@ -120,8 +120,8 @@ def _buffer(hidden: torch.Tensor, chunks: list[slice], vocab_size: int) -> torch
 class _Chunk:
     """The logits of n positions, tile by tile, reduced to what loss and gradients need.
 
-    After construction: `total` (n,) is the sum of exp(2cs), `wanted` (n,) the target's s, and the flat `slopes`, if given,
-    holds exp(2cs) s (1 - s), the unscaled gradient: one tile (n, width) after another, since a row stride as large as
+    After construction: `total` (n,) is the sum of exp(2cs), `wanted` (n,) the target's s, and the flat `slopes`, if
+    given, holds exp(2cs) s (1 - s), the unscaled gradient: one tile (n, width) after another, since a row stride as large as
     the vocabulary makes products three times slower.
     """
 

@@ -18,8 +18,8 @@ class Muon(torch.optim.Muon):
     """torch.optim.Muon, with matrices of equal shape orthogonalized as one batch, in a dtype of one's choice.
 
     torch's works one matrix at a time and always in bfloat16, which a processor without bfloat16 instructions
-    multiplies a hundred times slower than float32 (see LOG.md). Settings and state are torch's (`momentum_buffer` of each
-    weight), and so is the result: to the bit for bfloat16 matrices of their own shape, up to rounding otherwise.
+    multiplies a hundred times slower than float32 (see LOG.md). Settings and state are torch's (`momentum_buffer` of
+    each weight), and so is the result: to the bit for bfloat16 matrices of their own shape, up to rounding otherwise.
 
     Args:
         params, **settings: as of torch.optim.Muon, but nesterov only. dtype: of the orthogonalization's products.
@@ -71,7 +71,8 @@ def orthogonalized(
 
     Source: Keller Jordan, kellerjordan.github.io/posts/muon; the same arithmetic as torch.optim.Muon's.
 
-    >>> singular = torch.linalg.svdvals(orthogonalized(torch.randn(3, 8, 4), torch.float32, (3.4445, -4.775, 2.0315), 5))
+    >>> matrices = orthogonalized(torch.randn(3, 8, 4), torch.float32, (3.4445, -4.775, 2.0315), 5)
+    >>> singular = torch.linalg.svdvals(matrices)
     >>> bool(((singular > 0.5) & (singular < 1.5)).all())
     True
     """
@@ -100,8 +101,8 @@ def make_optimizers(
     """[AdamW for head and embedding, Muon for the blocks' matrices], each group with its `initial_lr`.
 
     AdamW's learning rates are scaled by (n_embd / 768)^-1/2; Muon's is not, since its updates are orthogonal and so
-    already sized to the matrix. `weight_decay` is AdamW's; `dtype` is that of Muon's products. Source: karpathy/nanochat,
-    nanochat/gpt.py.
+    already sized to the matrix. `weight_decay` is AdamW's; `dtype` is that of Muon's products. Source:
+    karpathy/nanochat, nanochat/gpt.py.
 
     >>> [type(o).__name__ for o in make_optimizers(model, 0.004, 0.2, 0.02)]      # doctest: +SKIP
     ['AdamW', 'Muon']

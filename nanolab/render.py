@@ -22,6 +22,7 @@ PART_FRAMES = {
     "python": ("<|python_start|>", "<|python_end|>", 1),
     "python_output": ("<|output_start|>", "<|output_end|>", 0),  # said by the tool, not by the model
 }
+PART_KINDS = tuple(PART_FRAMES)
 
 
 class RenderError(ValueError):
@@ -34,6 +35,12 @@ class Segment(NamedTuple):
     text: str
     mask: int
     is_special: bool
+
+
+# The frame around the turns: the same five segments in every conversation, so they are made once.
+BOS = Segment("<|bos|>", 0, True)
+USER_START, USER_END = Segment("<|user_start|>", 0, True), Segment("<|user_end|>", 0, True)
+ASSISTANT_START, ASSISTANT_END = Segment("<|assistant_start|>", 0, True), Segment("<|assistant_end|>", 1, True)
 
 
 def render_conversation(conversation: dict, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -71,31 +78,35 @@ def conversation_segments(conversation: dict) -> Iterator[Segment]:
     >>> list(conversation_segments({"messages": [{"role": "user", "content": "Hi"}]}))[2]
     Segment(text='Hi', mask=0, is_special=False)
     """
-    yield Segment("<|bos|>", 0, True)
-    for turn, role, content, where in _checked_turns(conversation):
+    yield BOS
+    where = conversation.get("where", "conversation") if isinstance(conversation, dict) else "conversation"
+    for turn, role, content in _checked_turns(conversation, where):
         if role == "user":
-            yield Segment("<|user_start|>", 0, True)
-            yield Segment(_user_text(content, f"{where}, turn {turn}"), 0, False)
-            yield Segment("<|user_end|>", 0, True)
+            yield USER_START
+            yield Segment(_user_text(content, where, turn), 0, False)
+            yield USER_END
         else:
-            yield Segment("<|assistant_start|>", 0, True)
-            yield from _assistant_segments(content, f"{where}, turn {turn}")
-            yield Segment("<|assistant_end|>", 1, True)
+            yield ASSISTANT_START
+            yield from _assistant_segments(content, where, turn)
+            yield ASSISTANT_END
 
 
 def encode_segments(segments: Iterator[Segment], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Ids and mask of segments; text is encoded as ordinary text, whatever it spells."""
     ids, mask = [], []
     for text, bit, is_special in segments:
-        new = [tokenizer.special(text)] if is_special else tokenizer.encode(text)
-        ids.extend(new)
-        mask.extend([bit] * len(new))
+        if is_special:
+            ids.append(tokenizer.special(text))
+            mask.append(bit)
+        else:
+            new = tokenizer.encode(text)
+            ids += new
+            mask += [bit] * len(new)
     return ids, mask
 
 
-def _checked_turns(conversation: dict) -> Iterator[tuple[int, str, object, str]]:
-    """Yield (turn number from 1, role, content, where), the system message joined to the first user message."""
-    where = conversation.get("where", "conversation") if isinstance(conversation, dict) else "conversation"
+def _checked_turns(conversation: dict, where: str) -> Iterator[tuple[int, str, object]]:
+    """Yield (turn number from 1, role, content), the system message joined to the first user message."""
     messages = conversation.get("messages") if isinstance(conversation, dict) else None
     if not isinstance(messages, list) or not messages:
         raise RenderError(f'{where}: has no messages. Expected {{"messages": [{{"role", "content"}}, ...]}}.')
@@ -115,8 +126,8 @@ def _checked_turns(conversation: dict) -> Iterator[tuple[int, str, object, str]]
             raise RenderError(f"{where}, turn {turn}: the message has no 'content'.")
         content = message["content"]
         if k == 0 and system is not None:
-            content = f"{system}\n\n{_user_text(content, f'{where}, turn {turn}')}"
-        yield turn, role, content, where
+            content = f"{system}\n\n{_user_text(content, where, turn)}"
+        yield turn, role, content
 
 
 def _role(message: object) -> object:
@@ -126,26 +137,26 @@ def _role(message: object) -> object:
 def _system_text(messages: list, where: str) -> str:
     if len(messages) < 2 or _role(messages[1]) != "user":
         raise RenderError(f"{where}, turn 2: a system message must be followed by a user message, which it joins.")
-    return _user_text(messages[0].get("content"), f"{where}, turn 1")
+    return _user_text(messages[0].get("content"), where, 1)
 
 
-def _user_text(content: object, where: str) -> str:
+def _user_text(content: object, where: str, turn: int) -> str:
     """The text of a user or system message: a string, or a list of text parts."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(_checked_part(part, where, allowed=("text",))[1] for part in content)
-    raise RenderError(f"{where}: the content is {type(content).__name__}; text or a list of parts was expected.")
+        return "".join(_checked_part(part, where, turn, allowed=("text",))[1] for part in content)
+    raise _wrong_content(content, where, turn)
 
 
-def _assistant_segments(content: object, where: str) -> Iterator[Segment]:
+def _assistant_segments(content: object, where: str, turn: int) -> Iterator[Segment]:
     if isinstance(content, str):
         yield Segment(content, 1, False)
         return
     if not isinstance(content, list):
-        raise RenderError(f"{where}: the content is {type(content).__name__}; text or a list of parts was expected.")
+        raise _wrong_content(content, where, turn)
     for part in content:
-        kind, text = _checked_part(part, where, allowed=tuple(PART_FRAMES))
+        kind, text = _checked_part(part, where, turn, allowed=PART_KINDS)
         start, end, mask = PART_FRAMES[kind]
         if start:
             yield Segment(start, mask, True)
@@ -154,10 +165,16 @@ def _assistant_segments(content: object, where: str) -> Iterator[Segment]:
             yield Segment(end, mask, True)
 
 
-def _checked_part(part: object, where: str, allowed: tuple[str, ...]) -> tuple[str, str]:
+def _wrong_content(content: object, where: str, turn: int) -> RenderError:
+    found = type(content).__name__
+    return RenderError(f"{where}, turn {turn}: the content is {found}; text or a list of parts was expected.")
+
+
+def _checked_part(part: object, where: str, turn: int, allowed: tuple[str, ...]) -> tuple[str, str]:
     """(type, text) of a part, or a RenderError that shows what was found."""
     if not isinstance(part, dict) or part.get("type") not in allowed or not isinstance(part.get("text"), str):
         raise RenderError(
-            f'{where}: the part {str(part)[:80]!r} is not one of {{"type", "text"}} with type in {", ".join(allowed)}.'
+            f"{where}, turn {turn}: the part {str(part)[:80]!r} is not one of "
+            f'{{"type", "text"}} with type in {", ".join(allowed)}.'
         )
     return part["type"], part["text"]

@@ -1,10 +1,12 @@
 import json
+from itertools import product
 
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanolab.tokenizer import SPECIAL_TOKENS, Tokenizer
+from nanolab.tokenizer import NUM_BYTES, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
 
 def test_special_tokens_follow_the_merges_in_their_order(small_tokenizer):
@@ -32,6 +34,22 @@ def test_text_that_spells_a_special_token_stays_text(small_tokenizer):
         ids = small_tokenizer.encode(f"say {name} now")
         assert not set(ids) & set(small_tokenizer.special_ids.values())
         assert small_tokenizer.decode(ids) == f"say {name} now"
+
+
+@pytest.mark.parametrize("letters", ["as' \n\r1!", "lrvesT'", "a1. \t\u00a0\u2028\x85", "s'\u017f\u0301\u0660 \n"])
+def test_every_short_text_is_cut_as_the_pattern_says(letters):
+    """In the vocabulary every text of up to four letters is one token, so that a token is a cut."""
+    texts = ["".join(chosen) for n in range(1, 5) for chosen in product(letters, repeat=n)]
+    assert len(texts) >= 2_800
+    single = [bytes([byte]) for byte in range(NUM_BYTES)]
+    tokenizer = Tokenizer(single + [text.encode() for text in texts if len(text.encode()) > 1])
+    cuts = [[tokenizer.decode([i]) for i in ids] for ids in map(tokenizer.encode, texts)]
+    assert cuts == [regex.findall(SPLIT_PATTERN, text) for text in texts]
+
+
+def test_another_pattern_is_run_as_it_is(byte_tokenizer):
+    tokenizer = Tokenizer([*byte_tokenizer.token_bytes, b"a b"], pattern=r"(?s).+")
+    assert tokenizer.encode("a b") == [256] and tokenizer.pattern == r"(?s).+"
 
 
 @given(st.text())
