@@ -321,6 +321,13 @@ class StepDataset(Dataset):
         """How step `step` is laid out, without its tensors; the conversations are rendered, for their lengths."""
         return self._plan_of(self._rows(step)[0])
 
+    def longest(self) -> int:
+        """Input slots of the longest conversation: `max_data_tokens` - 1 if there is a limit, else all are rendered."""
+        if self.max_data_tokens not in (None, -1):
+            return self.max_data_tokens - 1
+        epoch = range(-(-len(self.mixture) // self.num_examples))
+        return max((len(ids) - 1 for k in epoch for ids, _ in self._rows(k)[0]), default=1)
+
     def _plan_of(self, rows: list[Row]) -> Plan:
         return plan(
             [len(ids) - 1 for ids, _ in rows],

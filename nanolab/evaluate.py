@@ -131,7 +131,7 @@ def mean_loss(model: GPT, batches: Iterable[Batch], dtype: str = "float32") -> f
     for batch in batches:
         batch = batch.to(model.device)
         with autocast(model.device, dtype):
-            loss_sum += model(batch.inputs, batch.targets, loss_reduction="sum").item()
+            loss_sum += model(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders).item()
         num_tokens += batch.num_tokens
     return loss_sum / num_tokens if num_tokens else None
 
@@ -148,9 +148,8 @@ def bits_per_byte(
     for batch in batches:
         of_target = num_bytes[batch.targets.clamp(min=0)] * (batch.targets != IGNORE_INDEX)  # (B, T)
         total_bytes += int(of_target.sum())
-        text_only.append(
-            Batch(batch.inputs, batch.targets.masked_fill(of_target == 0, IGNORE_INDEX), batch.real_tokens)
-        )
+        targets = batch.targets.masked_fill(of_target == 0, IGNORE_INDEX)
+        text_only.append(Batch(batch.inputs, targets, batch.real_tokens, batch.borders))
     nats_per_token = mean_loss(model, text_only, dtype)
     if nats_per_token is None:
         return None

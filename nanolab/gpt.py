@@ -15,7 +15,7 @@ from torch import nn
 
 from nanolab.attention import CausalSelfAttention, KVCache, norm, rotary_tables
 from nanolab.batch import IGNORE_INDEX, positions_in_documents
-from nanolab.loss import softcapped, supervised_cross_entropy
+from nanolab.loss import reduce_tile, softcapped, supervised_cross_entropy
 
 WIDTH_PER_LAYER = 64
 HEAD_DIM = 128
@@ -164,16 +164,18 @@ class GPT(nn.Module):
         targets: torch.Tensor | None = None,
         loss_reduction: str = "mean",
         borders: torch.Tensor | None = None,
+        run_block: Callable = run_block,
+        reduce_tile: Callable = reduce_tile,
     ) -> torch.Tensor:
         """Logits (B, T, V), or with targets (B, T) the loss over supervised positions as "mean" or "sum".
 
         `borders`: of the documents in one flat row, see `hidden`. With nothing supervised the loss is 0 (not 0/0), and
-        so is its gradient.
+        so is its gradient. `run_block` and `reduce_tile`: compiled forms of gpt.run_block and loss.reduce_tile.
         """
-        hidden = self.hidden(inputs, borders=borders)
+        hidden = self.hidden(inputs, borders=borders, run_block=run_block)
         if targets is None:
             return self.logits(hidden)
-        loss_sum = supervised_cross_entropy(hidden, self.lm_head.weight, targets, LOGIT_SOFTCAP)
+        loss_sum = supervised_cross_entropy(hidden, self.lm_head.weight, targets, LOGIT_SOFTCAP, reduce_tile)
         if loss_reduction == "sum":
             return loss_sum
         if loss_reduction == "mean":

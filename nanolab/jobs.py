@@ -19,8 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from nanolab.batch import StepDataset, StreamDataset
 from nanolab.checkpoint import load_checkpoint, save_checkpoint
+from nanolab.compiled import CompiledGPT, compiler_problem
 from nanolab.evaluate import bits_per_byte, evaluate, mean_loss
 from nanolab.gpt import GPT, GPTConfig
+from nanolab.layout import possible_shapes
 from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum
 from nanolab.paths import cache_dir, shown
 from nanolab.render import render_conversation
@@ -57,6 +59,8 @@ class Job:
     schedule: Schedule
     evaluate: Callable[[int], dict[str, float]]  # step -> metrics, {} when none is due
     dtype: str
+    compiled: CompiledGPT | None = None  # what calls the model in training, if torch.compile is on
+    shapes: tuple[tuple[int, int], ...] = ()  # (B, T) of the batches, to be compiled before the first step
     grad_clip: float = 0.0
     loss_average: str = "step"
     provenance: dict = field(default_factory=dict)
@@ -78,17 +82,23 @@ def start(config: BaseConfig | MidConfig | SFTConfig, say: Say = print) -> Job:
     job = starters[type(config)](config, say)
     if job.num_iterations < 1:
         raise ValueError("The data is too small for a single step: make the batch smaller, or set num_iterations.")
+    if isinstance(job.steps, StepDataset):
+        say(f"Step 0 is {job.steps.plan(0)}")
     return job
 
 
 def run(job: Job, say: Say = print) -> Iterator[Report]:
     """Train a job, yielding a Report after each step; evaluate when due; save at the end if the settings say so.
 
+    With torch.compile on, every shape of the batches is compiled first.
+
     Evaluations happen before a step's update and once after the last step. Every report is also a line of
     `metrics.jsonl` in `job.run_dir`, written as it happens.
     """
     job.run_dir.mkdir(parents=True, exist_ok=True)
-    loader = DataLoader(job.steps, batch_size=None, sampler=range(job.num_iterations))
+    if job.compiled is not None:
+        job.compiled.warm_up(job.shapes, getattr(job.config, "batching", "padded"), job.dtype, say)
+    loader = _loader(job)
     training = train(
         job.model,
         job.optimizers,
@@ -97,6 +107,7 @@ def run(job: Job, say: Say = print) -> Iterator[Report]:
         loss_average=job.loss_average,
         grad_clip=job.grad_clip,
         dtype=job.dtype,
+        forward=job.compiled,
     )
     with open(job.run_dir / "metrics.jsonl", "w", encoding="utf-8") as metrics_file:
         for step in range(job.num_iterations):
@@ -107,10 +118,30 @@ def run(job: Job, say: Say = print) -> Iterator[Report]:
             yield report
         final = _evaluate_and_say(job, job.num_iterations, say)
         metrics_file.write(json.dumps({"step": job.num_iterations, **final}) + "\n")
+    if job.compiled is not None:
+        warm = len(job.compiled.warm_shapes)
+        say(f"Compiled shapes: {warm}; recompilations after the warm-up: {job.compiled.recompilations}")
     if job.config.save:
         meta = {"settings": asdict(job.config), "metrics": job.metrics, "provenance": job.provenance}
         job.saved = save_checkpoint(job.stage, job.model_tag, job.num_iterations, job.model, job.tokenizer, meta)
         say(f"Saved the {job.stage} checkpoint {shown(job.saved)}")
+
+
+def _loader(job: Job) -> DataLoader:
+    """The job's steps in order, prepared ahead by `num_workers` processes; the same steps for any number of them."""
+    on_cuda = job.model.device.type == "cuda"
+    num_workers = job.config.num_workers
+    if num_workers == -1:
+        num_workers = (
+            1 if on_cuda else 0
+        )  # a step is rendered in milliseconds; only a GPU is fast enough to wait for that
+    return DataLoader(
+        job.steps,
+        batch_size=None,
+        sampler=range(job.num_iterations),
+        num_workers=num_workers,
+        pin_memory=on_cuda,
+    )
 
 
 def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
@@ -166,12 +197,14 @@ def _start_base(config: BaseConfig, say: Say) -> Job:
         model_tag=config.model_tag or f"d{config.depth}",
         model=model,
         tokenizer=tokenizer,
-        optimizers=_optimizers(model, config),
+        optimizers=_optimizers(model, config, dtype),
         steps=make_stream(train_text),
         num_iterations=num_iterations,
         schedule=lambda step: (constant_then_linear(step, num_iterations), muon_momentum(step)),
         evaluate=_stream_evaluation(model, tokenizer, make_stream(validation_text), config, num_iterations, dtype),
         dtype=dtype,
+        compiled=_compiled(config, model, say),
+        shapes=((config.device_batch_size, config.max_seq_len),),
         grad_clip=config.grad_clip,
         provenance=_provenance(config, {"text": len(train_text)}, parent=None),
     )
@@ -198,12 +231,14 @@ def _start_mid(config: MidConfig, say: Say) -> Job:
         model_tag=meta["model_tag"],
         model=model,
         tokenizer=tokenizer,
-        optimizers=_optimizers(model, config),
+        optimizers=_optimizers(model, config, dtype),
         steps=steps,
         num_iterations=num_iterations,
         schedule=schedule,
         evaluate=_stream_evaluation(model, tokenizer, make_stream(validation), config, num_iterations, dtype),
         dtype=dtype,
+        compiled=_compiled(config, model, say),
+        shapes=((config.device_batch_size, config.max_seq_len),),
         provenance=_provenance(config, _row_counts(mixture), parent=meta),
     )
 
@@ -212,21 +247,16 @@ def _start_sft(config: SFTConfig, say: Say) -> Job:
     device, dtype = _device_and_dtype(config, say)
     model, tokenizer, meta = _load_parent(config, device, say)
     mixture = sft_mixture(data=config.data)
-    steps = StepDataset(
-        mixture,
-        tokenizer,
-        config.target_examples_per_step,
-        config.device_batch_size,
-        config.max_data_tokens,
-        config.overlong,
-        config.batching,
+    compiled = _compiled(config, model, say)
+    steps = _step_dataset(
+        mixture, tokenizer, config.target_examples_per_step, config, static_shapes=compiled is not None
     )
     num_iterations = config.num_iterations
     if num_iterations == -1:
         num_iterations = len(steps) * config.num_epochs
     say(
         f"SFT mixture: {len(mixture):,} conversations of {config.data}; {num_iterations:,} steps of "
-        f"{config.target_examples_per_step} conversations, {config.device_batch_size} a micro-batch"
+        f"{config.target_examples_per_step} conversations"
     )
     return Job(
         config=config,
@@ -234,12 +264,14 @@ def _start_sft(config: SFTConfig, say: Say) -> Job:
         model_tag=meta["model_tag"],
         model=model,
         tokenizer=tokenizer,
-        optimizers=_optimizers(model, config),
+        optimizers=_optimizers(model, config, dtype),
         steps=steps,
         num_iterations=num_iterations,
         schedule=lambda step: (linear_to_zero(step, num_iterations), None),
         evaluate=_sft_evaluation(model, tokenizer, config, num_iterations, dtype),
         dtype=dtype,
+        compiled=compiled,
+        shapes=_sft_shapes(steps, say) if compiled is not None else (),
         loss_average=config.loss_average,
         provenance=_provenance(config, _row_counts(mixture), parent=meta),
     )
@@ -250,6 +282,21 @@ def _device_and_dtype(config, say: Say) -> tuple[torch.device, str]:
     dtype, reason = pick_dtype(config.dtype, device)
     say(f"Device: {describe_machine(device)}; matrix products in {dtype} ({reason})")
     return device, dtype
+
+
+def _compiled(config, model: GPT, say: Say) -> CompiledGPT | None:
+    """The compiled form of the model if the settings, the device and the machine's compiler say so; says why not."""
+    if config.compile == "off":
+        return None
+    if config.compile == "auto" and model.device.type != "cuda":
+        say(f"torch.compile: off (auto, on {model.device.type} warming up costs more than a short run gains)")
+        return None
+    problem = compiler_problem(model.device)
+    if problem is not None:
+        say(f"torch.compile: does not work here, going on without it ({problem})")
+        return None
+    say("torch.compile: on")
+    return CompiledGPT(model)
 
 
 def _load_parent(config: MidConfig | SFTConfig, device: torch.device, say: Say) -> tuple[GPT, Tokenizer, dict]:
@@ -264,7 +311,7 @@ def _say_steps(say: Say, rows: str, config: BaseConfig | MidConfig, num_iteratio
     say(f"{rows} of {config.data}; {num_iterations:,} steps of {config.total_batch_size:,} tokens")
 
 
-def _optimizers(model: GPT, config) -> list[torch.optim.Optimizer]:
+def _optimizers(model: GPT, config, dtype: str) -> list[torch.optim.Optimizer]:
     return make_optimizers(
         model,
         unembedding_lr=config.unembedding_lr,
@@ -272,6 +319,7 @@ def _optimizers(model: GPT, config) -> list[torch.optim.Optimizer]:
         matrix_lr=config.matrix_lr,
         weight_decay=config.weight_decay,
         init_lr_frac=getattr(config, "init_lr_frac", 1.0),  # base training has none
+        dtype=dtype,
     )
 
 
@@ -303,17 +351,34 @@ def _stream_evaluation(model, tokenizer, stream: StreamDataset, config, num_iter
     return evaluation
 
 
-def _sft_evaluation(model, tokenizer, config: SFTConfig, num_iterations: int, dtype: str):
-    """step -> {"val_loss", "mmlu_acc", "arc_easy_acc"}, each when it is due."""
-    validation = StepDataset(
-        sft_validation(data=config.data),
+def _step_dataset(mixture, tokenizer, num_examples: int, config: SFTConfig, static_shapes: bool = False) -> StepDataset:
+    return StepDataset(
+        mixture,
         tokenizer,
-        config.device_batch_size,
+        num_examples,
         config.device_batch_size,
         config.max_data_tokens,
         config.overlong,
         config.batching,
+        device_batch_tokens=config.device_batch_tokens,
+        static_shapes=static_shapes,
     )
+
+
+def _sft_shapes(steps: StepDataset, say: Say) -> tuple[tuple[int, int], ...]:
+    """Every shape (B, T) that the steps can have."""
+    if steps.max_data_tokens in (None, -1):
+        say(f"Looking for the longest of {len(steps.mixture):,} conversations, since max_data_tokens sets no limit ...")
+    shapes = possible_shapes(
+        steps.batching, steps.device_batch_tokens, steps.longest(), device_batch_size=steps.device_batch_size
+    )
+    return tuple(shapes)
+
+
+def _sft_evaluation(model, tokenizer, config: SFTConfig, num_iterations: int, dtype: str):
+    """step -> {"val_loss", "mmlu_acc", "arc_easy_acc"}, each when it is due."""
+    num_examples = config.eval_steps * config.device_batch_size
+    validation = _step_dataset(sft_validation(data=config.data), tokenizer, num_examples, config)
     tasks = {
         "mmlu_acc": MMLU("all", "test", data=config.data),
         "arc_easy_acc": ARC("ARC-Easy", "test", data=config.data),
@@ -322,8 +387,7 @@ def _sft_evaluation(model, tokenizer, config: SFTConfig, num_iterations: int, dt
     def evaluation(step: int) -> dict[str, float]:
         metrics = {}
         if _due(step, config.eval_every, num_iterations):
-            batches = (batch for s in range(config.eval_steps) for batch in validation[s].batches)
-            metrics["val_loss"] = mean_loss(model, batches, dtype)
+            metrics["val_loss"] = mean_loss(model, validation[0].batches, dtype)
         if step > 0 and _due(step, config.eval_metrics_every, num_iterations):
             for name, task in tasks.items():
                 graded = evaluate(

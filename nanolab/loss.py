@@ -17,13 +17,17 @@ The gradients of a chunk are made right after its logits, while they exist; the 
 of that order: Liger Kernel, arXiv:2410.10989; of never holding the logits: Cut Cross-Entropy, arXiv:2411.09009.
 """
 
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from nanolab.batch import IGNORE_INDEX
 
-CHUNK_LOGITS = 2**24  # logits of a chunk, in float32: 64 MiB, enough positions for products at full speed
+CHUNK_LOGITS = 2**25  # logits of a chunk, in float32: 128 MiB, enough positions for products at nearly full speed
+LANES = 32  # positions of a chunk come in multiples of this
 TILE = {"cpu": 2_048}  # vocabulary entries at a time; devices not named take the whole vocabulary at once
 LARGEST_SOFTCAP = 40.0  # exp(2 * 40) times a vocabulary still fits into float32
 
@@ -48,18 +52,39 @@ def plain_cross_entropy(
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 
 
+def reduce_tile(s: torch.Tensor, scale: float, exps: torch.Tensor, with_slopes: bool) -> torch.Tensor:
+    """The element by element work on one tile, as a function: what compiled.py makes a kernel of.
+
+    Args:
+        s: (width, n) sigmoids; with_slopes, overwritten by exp(scale * s) s (1 - s). exps: (width, n) scratch.
+
+    Returns: (n,) sums of exp(scale * s) over the tile.
+
+    >>> reduce_tile(torch.zeros(3, 1), 30.0, torch.empty(3, 1), with_slopes=False)
+    tensor([3.])
+    """
+    total = torch.mul(s, scale, out=exps).exp_().sum(0)
+    if with_slopes:
+        torch.addcmul(s, s, s, value=-1, out=s).mul_(exps)
+    return total
+
+
 def supervised_cross_entropy(
-    hidden: torch.Tensor, head_weight: torch.Tensor, targets: torch.Tensor, softcap: float
+    hidden: torch.Tensor,
+    head_weight: torch.Tensor,
+    targets: torch.Tensor,
+    softcap: float,
+    reduce_tile: Callable = reduce_tile,
 ) -> torch.Tensor:
     """The summed cross-entropy, in nats, over the positions that have a target.
 
     Args:
         hidden: (B, T, C) last hidden states. head_weight: (V, C). targets: (B, T) ids, or IGNORE_INDEX.
-        softcap: the logits' bound, at most 40. Products run in autocast's dtype where it is on, everything else, and
-            the gradient of the head, in float32.
+        softcap: the logits' bound, at most 40. reduce_tile: a compiled form of the function of that name.
 
     Returns: a float32 scalar; 0, with zero gradient, when no position has a target. Divide by the number of supervised
-    tokens of the whole step for the mean. Differentiable once.
+    tokens of the whole step for the mean. Differentiable once. Products run in autocast's dtype where autocast is on;
+    everything else, and the sum of the head's gradient, is float32.
 
     >>> loss = supervised_cross_entropy(torch.zeros(1, 2, 4), torch.zeros(8, 4), torch.tensor([[3, -1]]), 15.0)
     >>> round(loss.exp().item(), 3)
@@ -71,28 +96,36 @@ def supervised_cross_entropy(
     selected, wanted = hidden[learned], targets[learned]  # (N, C), (N,): N supervised positions
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    how = _How(softcap, dtype, reduce_tile)
     if torch.is_grad_enabled() and (selected.requires_grad or head_weight.requires_grad):
-        return _ChunkedCrossEntropy.apply(selected, head_weight, wanted, softcap, dtype)
+        return _ChunkedCrossEntropy.apply(selected, head_weight, wanted, how)
     loss = torch.zeros((), device=hidden.device)
     with torch.autocast(device, enabled=False):
-        for positions in _chunks(selected, head_weight):
-            loss += _Chunk(selected[positions], head_weight, wanted[positions], softcap, dtype).loss()
+        for positions in _chunks(len(selected), len(head_weight)):
+            loss += _Chunk(selected[positions], head_weight, wanted[positions], how).loss()
     return loss
+
+
+class _How(NamedTuple):
+    softcap: float
+    dtype: torch.dtype  # of the products
+    reduce_tile: Callable
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Forward makes the loss and, while the logits are there, the gradients of (N, C) hidden and (V, C) weight."""
 
     @staticmethod
-    def forward(ctx, hidden, head_weight, targets, softcap, dtype):
+    def forward(ctx, hidden, head_weight, targets, how):
         loss = torch.zeros((), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
-        chunks = _chunks(hidden, head_weight)
+        chunks = _chunks(len(hidden), len(head_weight))
         grad_weight = torch.empty_like(head_weight) if chunks else torch.zeros_like(head_weight)
-        slopes = _buffer(hidden, chunks, len(head_weight))  # one for all chunks
+        longest = chunks[0].stop if chunks else 0
+        slopes = hidden.new_empty(longest * len(head_weight), dtype=torch.float32)  # one for all chunks
         with torch.autocast(hidden.device.type, enabled=False):
             for number, positions in enumerate(chunks):
-                chunk = _Chunk(hidden[positions], head_weight, targets[positions], softcap, dtype, slopes)
+                chunk = _Chunk(hidden[positions], head_weight, targets[positions], how, slopes)
                 loss += chunk.loss()
                 grad_hidden[positions] = chunk.add_gradients(grad_weight, first=number == 0)
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -102,56 +135,56 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_loss):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight.mul_(grad_loss), None, None, None
+        return grad_hidden * grad_loss, grad_weight.mul_(grad_loss), None, None
 
 
-def _chunks(hidden: torch.Tensor, head_weight: torch.Tensor) -> list[slice]:
-    """Slices of (N, C) hidden, of nearly equal length, whose logits are at most CHUNK_LOGITS."""
-    N, most = len(hidden), max(1, CHUNK_LOGITS // len(head_weight))
-    count = -(-N // most)
-    return [slice(N * k // count, N * (k + 1) // count) for k in range(count)]
+def _chunks(N: int, vocab_size: int) -> list[slice]:
+    """N positions in slices of at most about CHUNK_LOGITS logits: as few as possible and about equally long.
 
+    Lengths are multiples of LANES but for the last: products with an odd side are slower.
 
-def _buffer(hidden: torch.Tensor, chunks: list[slice], vocab_size: int) -> torch.Tensor:
-    longest = max((chunk.stop - chunk.start for chunk in chunks), default=0)
-    return hidden.new_empty(longest * vocab_size, dtype=torch.float32)
+    >>> _chunks(600, 2**16)
+    [slice(0, 320, None), slice(320, 600, None)]
+    """
+    most = max(1, CHUNK_LOGITS // vocab_size)
+    length = -(-N // max(1, -(-N // most)))
+    length = max(LANES, -(-length // LANES) * LANES)
+    return [slice(start, min(start + length, N)) for start in range(0, N, length)]
 
 
 class _Chunk:
     """The logits of n positions, tile by tile, reduced to what loss and gradients need.
 
     After construction: `total` (n,) is the sum of exp(2cs), `wanted` (n,) the target's s, and the flat `slopes`, if
-    given, holds exp(2cs) s (1 - s), the unscaled gradient: one tile (n, width) after another, since a row stride as large as
-    the vocabulary makes products three times slower.
+    given, holds exp(2cs) s (1 - s), the unscaled gradient. Tiles are (width, n), vocabulary first: the product that
+    makes them is a quarter faster that way round. Each is contiguous: a row stride as large as the vocabulary would
+    make products three times slower.
     """
 
-    def __init__(self, hidden, head_weight, targets, softcap, dtype, slopes: torch.Tensor | None = None):
-        n, V = len(hidden), len(head_weight)
-        self.hidden, self.head_weight, self.targets, self.dtype = hidden, head_weight, targets, dtype
-        self.scale, self.width, self.slopes = 2 * softcap, min(TILE.get(hidden.device.type, V), V), slopes
+    def __init__(self, hidden, head_weight, targets, how: _How, slopes: torch.Tensor | None = None):
+        self.hidden, self.head_weight, self.targets, self.how, self.slopes = hidden, head_weight, targets, how, slopes
+        n, self.scale = len(hidden), 2 * how.softcap
+        self.width = min(TILE.get(hidden.device.type, len(head_weight)), len(head_weight))
         self.total = hidden.new_zeros(n, dtype=torch.float32)
-        scratch = hidden.new_empty(2 if slopes is None else 1, n * self.width, dtype=torch.float32)
-        doubled = (hidden * (2 / softcap)).to(dtype)  # so that the product is 2x / c
+        scratch = hidden.new_empty(1 if slopes is not None else 2, self.width, n, dtype=torch.float32)
+        doubled = (hidden * (2 / how.softcap)).to(how.dtype).t()  # (C, n), so that the product is 2x / c
         picked = []
         for start, weight in self._tiles():
-            exps = scratch[0, : n * len(weight)].view(n, -1)  # (n, width)
-            s = self._slopes_of(start, len(weight)) if slopes is not None else scratch[1, : exps.numel()].view(n, -1)
-            _product(doubled, weight.t(), out=s)
-            s.sigmoid_()
-            inside = (targets - start).clamp(0, len(weight) - 1)[:, None]  # only the target's own tile will count
-            picked.append(s.gather(1, inside)[:, 0])
-            self.total += torch.mul(s, self.scale, out=exps).exp_().sum(1)
-            if slopes is not None:
-                torch.addcmul(s, s, s, value=-1, out=s).mul_(exps)
+            exps, spare = scratch[0, : len(weight)], scratch[-1, : len(weight)]  # (width, n)
+            s = spare if slopes is None else self._slopes_from(start, len(weight))
+            _product(weight, doubled, out=s).sigmoid_()
+            inside = (targets - start).clamp(0, len(weight) - 1)[None]  # only the target's own tile will count
+            picked.append(s.gather(0, inside)[0])
+            self.total += how.reduce_tile(s, self.scale, exps, slopes is not None)
         self.wanted = torch.stack(picked).gather(0, (targets // self.width)[None])[0]
 
-    def _tiles(self):
+    def _tiles(self) -> Iterator[tuple[int, torch.Tensor]]:
         for start in range(0, len(self.head_weight), self.width):
-            yield start, self.head_weight[start : start + self.width].to(self.dtype)  # (width, C)
+            yield start, self.head_weight[start : start + self.width].to(self.how.dtype)  # (width, C)
 
-    def _slopes_of(self, start: int, width: int) -> torch.Tensor:
+    def _slopes_from(self, start: int, width: int) -> torch.Tensor:
         n = len(self.hidden)
-        return self.slopes[n * start : n * (start + width)].view(n, width)
+        return self.slopes[n * start : n * (start + width)].view(width, n)
 
     def loss(self) -> torch.Tensor:
         """The summed loss of the chunk, in nats."""
@@ -161,31 +194,26 @@ class _Chunk:
         """Add the chunk's gradient to grad_weight (V, C), or fill it if `first`; return that of hidden (n, C)."""
         self._subtract_onehot()
         unscale = (4 / self.total)[:, None]
-        scaled = (self.hidden * unscale).to(self.dtype)
+        scaled = (self.hidden * unscale).to(self.how.dtype)
         grad_hidden = torch.zeros_like(self.hidden, dtype=torch.float32)
         for start, weight in self._tiles():
-            slopes = self._slopes_of(start, len(weight)).to(self.dtype)  # (n, width)
+            slopes = self._slopes_from(start, len(weight)).to(self.how.dtype)  # (width, n)
             rows = grad_weight[start : start + len(weight)]
-            if self.dtype == torch.float32:
-                grad_hidden.addmm_(slopes, weight)
-                rows.addmm_(slopes.t(), scaled, beta=0 if first else 1)
+            if self.how.dtype == torch.float32:
+                grad_hidden.addmm_(slopes.t(), weight)
+                rows.addmm_(slopes, scaled, beta=0 if first else 1)
             else:
-                grad_hidden += slopes @ weight
-                rows.copy_(slopes.t() @ scaled) if first else rows.add_(slopes.t() @ scaled)
+                grad_hidden += slopes.t() @ weight
+                rows.copy_(slopes @ scaled) if first else rows.add_(slopes @ scaled)
         return (grad_hidden * unscale).to(self.hidden.dtype)
 
     def _subtract_onehot(self):
         """softmax becomes softmax - onehot, both times `total` and the softcap's slope."""
-        n, V = len(self.hidden), len(self.head_weight)
-        start = self.targets // self.width * self.width
-        width = (V - start).clamp(max=self.width)
-        flat = n * start + torch.arange(n, device=start.device) * width + self.targets - start
+        n = len(self.hidden)
+        flat = self.targets * n + torch.arange(n, device=self.targets.device)
         self.slopes.index_add_(0, flat, self.total * self.wanted * (1 - self.wanted), alpha=-1)
 
 
-def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor):
-    """a @ b into float32 `out`, in the dtype of a and b."""
-    if a.dtype == torch.float32:
-        torch.mm(a, b, out=out)
-    else:
-        out.copy_(a @ b)
+def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """a @ b in the dtype of a and b, written to float32 `out`."""
+    return torch.mm(a, b, out=out) if a.dtype == torch.float32 else out.copy_(a @ b)

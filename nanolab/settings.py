@@ -6,6 +6,8 @@ Defaults of the SFT job are nanochat's. Those of base and mid training fit a lap
 import os
 from dataclasses import asdict, dataclass, field
 
+from nanolab.layout import BATCHINGS
+
 TOY_VOCAB_SIZE = 4_096  # the built-in text is small, and a small head trains fast
 REAL_VOCAB_SIZE = 65_536
 
@@ -47,7 +49,9 @@ class BaseConfig:
     eval_tokens: int = 65_536  # tokens of one validation (nanochat: 10 million)
     seed: int = 42
     device_type: str = ""  # "cuda", "mps", "cpu"; "" = the first that is there
-    dtype: str = "auto"  # of the matrix products: "float32", "bfloat16"; auto = bfloat16 where the hardware has it
+    dtype: str = "auto"  # of the matrix products: "float32", "bfloat16"; auto = bfloat16 where it is faster
+    compile: str = "auto"  # torch.compile: "on", "off"; auto = on for CUDA, where a run is long enough to earn it back
+    num_workers: int = -1  # processes that prepare steps ahead; 0 = none, -1 = 1 for CUDA and 0 elsewhere
     save: bool = True  # write a checkpoint at the end
 
 
@@ -75,6 +79,8 @@ class MidConfig:
     seed: int = 42
     device_type: str = ""
     dtype: str = "auto"
+    compile: str = "auto"
+    num_workers: int = -1
     save: bool = True
 
 
@@ -90,8 +96,9 @@ class SFTConfig:
     num_epochs: int = 1  # passes over the mixture, used if num_iterations is -1
     num_iterations: int = -1  # optimizer steps; -1 = from num_epochs
     target_examples_per_step: int = 32  # conversations an optimizer step
-    device_batch_size: int = 4  # conversations a micro-batch: as many as fit into memory
-    batching: str = "padded"  # layout of a step's conversations; changes speed, not the gradient
+    batching: str = "packed"  # layout: "packed", "bucketed", "padded" (nanochat's); changes speed, not the gradient
+    device_batch_tokens: int = 2_048  # slots a micro-batch, packed or bucketed: as many as fit into memory
+    device_batch_size: int = 4  # conversations a micro-batch, padded
     max_data_tokens: int = -1  # longest conversation, in tokens; -1 = no limit
     overlong: str = "skip"  # what to do with longer ones: "skip", "truncate", "error"
     loss_average: str = "step"  # "step": one denominator a step; "micro_batch": mean of means, as in nanochat
@@ -107,6 +114,8 @@ class SFTConfig:
     seed: int = 42
     device_type: str = ""
     dtype: str = "auto"
+    compile: str = "auto"
+    num_workers: int = -1
     save: bool = True
 
 
@@ -114,10 +123,12 @@ Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig
 
 
 # What a setting may be: at least 1; or -1 (its comment says what that means) or at least 1; or one of some words.
-POSITIVE = ("depth", "max_seq_len", "device_batch_size", "total_batch_size", "target_examples_per_step", "num_epochs")
+POSITIVE = ("depth", "max_seq_len", "device_batch_size", "device_batch_tokens", "total_batch_size")
+POSITIVE += ("target_examples_per_step", "num_epochs")
 MINUS_ONE_OR_POSITIVE = ("num_iterations", "max_data_tokens", "eval_metrics_max_problems", "vocab_size")
 WORDS = {
-    "batching": ("padded",),
+    "batching": BATCHINGS,
+    "compile": ("auto", "on", "off"),
     "overlong": ("skip", "truncate", "error"),
     "loss_average": ("step", "micro_batch"),
     "source": ("base", "mid"),
@@ -138,6 +149,8 @@ def check_settings(config: Config):
             raise ValueError(f"{name} must be 1 or more, or -1, got {value}.")
         if name in WORDS and value not in WORDS[name]:
             raise ValueError(f"{name} must be one of {', '.join(WORDS[name])}, got {value!r}.")
+    if getattr(config, "num_workers", 0) < -1:
+        raise ValueError(f"num_workers must be 0 or more, or -1, got {config.num_workers}.")
     if isinstance(config, BaseConfig | MidConfig) and config.total_batch_size % (micro := _micro_batch(config)):
         raise ValueError(
             f"total_batch_size {config.total_batch_size:,} is not a multiple of device_batch_size * max_seq_len = "

@@ -69,6 +69,7 @@ def train(
     loss_average: str = "step",
     grad_clip: float = 0.0,
     dtype: str = "float32",
+    forward: Callable[..., torch.Tensor] | None = None,
 ) -> Iterator[Report]:
     """Train on one Step after another, yielding a Report after each.
 
@@ -78,6 +79,7 @@ def train(
         loss_average: "step" or "micro_batch", see `backward`.
         grad_clip: largest norm of the gradient of all weights together; 0 = no clipping.
         dtype: of the matrix products; weights stay float32.
+        forward: what is called for a loss instead of `model`, e.g. a `CompiledGPT` of it.
 
     Raises FloatingPointError, before any weight moves, when the loss is not finite.
     """
@@ -91,7 +93,7 @@ def train(
         multiplier, momentum = schedule(number)
         set_rates(optimizers, multiplier, momentum)
         model.train()
-        loss = backward(model, step.batches, loss_average, dtype)
+        loss = backward(forward or model, step.batches, loss_average, dtype, weights[0].device)
         if loss is not None and not math.isfinite(loss):
             model.zero_grad(set_to_none=True)
             raise FloatingPointError(f"Step {number}: the loss is {loss}. No weight was moved by this step.")
@@ -119,12 +121,19 @@ def train(
         )
 
 
-def backward(model: torch.nn.Module, batches: list[Batch], loss_average: str = "step", dtype: str = "float32"):
+def backward(
+    model: Callable[..., torch.Tensor],
+    batches: list[Batch],
+    loss_average: str = "step",
+    dtype: str = "float32",
+    device: torch.device | None = None,
+) -> float | None:
     """Add the gradient of a step's loss to the weights; return the loss (nats a supervised token), or None.
 
     "step": sum over supervised tokens of all micro-batches / their number. Every token weighs the same.
     "micro_batch": the mean over micro-batches of each one's mean, as in nanochat: a token in a micro-batch with few
-    supervised tokens weighs more. None, and no gradient, when nothing in the step is supervised.
+    supervised tokens weighs more. None, and no gradient, when nothing in the step is supervised. `device`: where the
+    batches go, by default where the model is.
     """
     counts = [batch.num_tokens for batch in batches]
     if sum(counts) == 0:
@@ -135,7 +144,7 @@ def backward(model: torch.nn.Module, batches: list[Batch], loss_average: str = "
         divisors = [max(count, 1) * len(batches) for count in counts]
     else:
         raise ValueError(f'loss_average must be "step" or "micro_batch", got {loss_average!r}.')
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
     total = torch.zeros((), device=device)
     for batch, count, divisor in zip(batches, counts, divisors, strict=True):
         if count == 0:

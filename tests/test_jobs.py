@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from nanolab import jobs
 from nanolab.checkpoint import load_checkpoint
 from nanolab.cli import main
 from nanolab.evaluate import evaluate
@@ -143,7 +144,10 @@ def test_settings_that_cannot_work_are_refused_before_any_work():
         ("device_batch_size", 0, "device_batch_size must be 1 or more"),
         ("target_examples_per_step", 0, "target_examples_per_step must be 1 or more"),
         ("num_iterations", -3, "num_iterations must be 1 or more, or -1"),
-        ("batching", "packed", "batching must be one of padded"),
+        ("batching", "sorted", "batching must be one of padded, bucketed, packed"),
+        ("device_batch_tokens", 0, "device_batch_tokens must be 1 or more"),
+        ("compile", "yes", "compile must be one of auto, on, off"),
+        ("num_workers", -2, "num_workers must be 0 or more, or -1"),
         ("loss_average", "tokens", "loss_average must be one of step, micro_batch"),
         ("source", "rl", "source must be one of base, mid"),
     ):
@@ -151,6 +155,49 @@ def test_settings_that_cannot_work_are_refused_before_any_work():
             start(sft_config(**{setting: value}), say=quiet)
     with pytest.raises(ValueError, match="too small for a single step"):
         start(sft_config(num_iterations=-1, target_examples_per_step=1_000_000), say=quiet)
+
+
+@pytest.mark.parametrize("batching", ["bucketed", "packed"])
+def test_every_layout_trains_the_same_weights(batching):
+    padded, laid = start(sft_config(batching="padded"), say=quiet), start(sft_config(batching=batching), say=quiet)
+    losses = [[report.loss for report in run(job, say=quiet)] for job in (padded, laid)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert padded.metrics["val_loss"] == pytest.approx(laid.metrics["val_loss"], rel=1e-5)
+
+
+def test_processes_that_prepare_steps_ahead_change_nothing():
+    losses = [
+        [report.loss for report in run(start(sft_config(num_workers=workers), say=quiet), say=quiet)]
+        for workers in (0, 2)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_job_says_what_its_first_step_looks_like_and_why_it_is_not_compiled():
+    lines = []
+    start(sft_config(), say=lines.append)
+    assert any(line.startswith("Step 0 is packed: 1 micro-batches, 4 conversations, ") for line in lines)
+    assert any(line.startswith("torch.compile: off (auto, on cpu ") for line in lines)
+
+
+def test_without_a_compiler_training_goes_on_and_says_why(monkeypatch):
+    monkeypatch.setattr(jobs, "compiler_problem", lambda device: "InvalidCxxCompiler: No working C++ compiler found")
+    lines = []
+    job = start(sft_config(compile="on"), say=lines.append)
+    assert job.compiled is None and len(list(run(job, say=quiet))) == 3
+    assert "torch.compile: does not work here, going on without it (InvalidCxxCompiler: No working" in "\n".join(lines)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_trains_the_same_weights_and_compiles_nothing_after_its_warm_up():
+    lines = []
+    small = {"device_batch_tokens": 64, "max_data_tokens": 65}  # four shapes: 8, 16, 32, 64
+    eager, compiled = (start(sft_config(compile=word, **small), say=lines.append) for word in ("off", "on"))
+    if compiled.compiled is None:
+        pytest.skip(lines[-1])
+    losses = [[report.loss for report in run(job, say=lines.append)] for job in (eager, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert "Compiled shapes: 4; recompilations after the warm-up: 0" in lines
 
 
 def test_a_validation_without_supervised_tokens_is_none_and_not_nan():
