@@ -12,7 +12,8 @@ The straight line. Each step is one value, made by one function, in one module:
     8  weights become files                    save_checkpoint, load_checkpoint         checkpoint.py
     9  files become someone to talk to         Engine, evaluate                         engine.py, tools.py, evaluate.py
 
-Beside the line: `settings.py` (one flat dataclass a job), `runtime.py` (device, dtype, seeds), `paths.py` (where files
+Beside the line: `settings.py` (one flat dataclass a job), `layout.py` (how a step is shared out over micro-batches),
+`compiled.py` (torch.compile at the call site), `runtime.py` (device, dtype, seeds), `paths.py` (where files
 go), `jobs.py` (puts the steps together: tokenizer, base, mid, sft), `grades.py` (several tasks side by side),
 `show/` (what notebooks draw), `course.py` (runs the notebooks), `cli.py` (`python -m nanolab ...`). Imports
 point from later steps to earlier ones, never back.

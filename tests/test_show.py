@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from nanolab import show
-from nanolab.show import batches, curves, live, page, palette, tokens, values
+from nanolab.layout import plan
+from nanolab.show import batches, curves, live, page, palette, plans, tokens, values
 from nanolab.show.batches import categories
 from nanolab.show.page import style_sheet
 from nanolab.show.palette import DARK_CHIPS, LIGHT_CHIPS, SERIES, contrast, ink_on
@@ -345,6 +346,98 @@ def test_inputs_and_targets_of_different_shapes_are_refused():
         show.batch_map([[1, 2]], [[1, 2, 3]])
 
 
+# Plans of four conversations: two rows, or eight slots, a micro-batch
+
+LENGTHS = [5, 2, 3, 6]
+TWO_ROWS, EIGHT_SLOTS = {"device_batch_size": 2}, {"device_batch_tokens": 8}
+
+
+def bars_of(ax):
+    """(beginning, width, middle of the row) of each bar of a plan, from top to bottom and from left to right."""
+    bars = [bar for container in ax.containers for bar in container]
+    found = [(bar.get_x(), bar.get_width(), round(bar.get_y() + bar.get_height() / 2, 2)) for bar in bars]
+    return sorted(found, key=lambda bar: (bar[2], bar[0]))
+
+
+def test_blocks_of_padded_rows_stand_below_each_other_and_padding_fills_them():
+    laid = plan(LENGTHS, "padded", **TWO_ROWS)
+    assert [[tuple(block) for block in plans.blocks(part, LENGTHS)] for part in laid.micro_batches] == [
+        [(0, 0, 0, 5), (1, 1, 0, 2), (None, 1, 2, 3)],
+        [(2, 0, 0, 3), (3, 1, 0, 6), (None, 0, 3, 3)],
+    ]
+
+
+def test_blocks_of_a_flat_row_stand_end_to_end_and_padding_comes_last():
+    (micro_batch,) = plan([5, 2, 4], "packed", device_batch_tokens=12, static_shapes=True).micro_batches
+    blocks = [tuple(block) for block in plans.blocks(micro_batch, [5, 2, 4], flat=True)]
+    assert blocks == [(0, 0, 0, 5), (2, 0, 5, 4), (1, 0, 9, 2), (None, 0, 11, 1)]
+
+
+def test_blocks_fill_every_slot_of_a_plan_once():
+    for batching in ("padded", "bucketed", "packed"):
+        for micro_batch in plan(LENGTHS, batching, static_shapes=True).micro_batches:
+            drawn = list(plans.blocks(micro_batch, LENGTHS, flat=batching == "packed"))
+            slots = [(block.row, block.start + k) for block in drawn for k in range(block.length)]
+            height, width = micro_batch.shape
+            assert sorted(slots) == [(row, slot) for row in range(height) for slot in range(width)]
+
+
+@pytest.mark.parametrize("lengths", [[5, 2, 3, 7], [5, 2]])
+def test_lengths_of_another_plan_are_refused(lengths):
+    with pytest.raises(ValueError, match="pass the lengths of the plan"):
+        show.plan_map(plan(LENGTHS), lengths)
+
+
+def test_a_plan_map_has_a_band_for_each_micro_batch_and_a_block_for_each_conversation():
+    ax = show.plan_map(plan(LENGTHS, "packed", **EIGHT_SLOTS), LENGTHS).axes[0]
+    assert bars_of(ax) == [(0, 6, 0.5), (6, 2, 0.5), (0, 5, 2.2), (5, 3, 2.2)]
+    assert [text.get_text() for text in ax.texts] == ["3", "1", "0", "2"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1 x 8", "1 x 8"]
+    assert ax.get_title(loc="left") == "packed: 2 micro-batches, 16 slots, 0 % padding"
+
+
+def test_a_plan_map_hatches_padding():
+    ax = show.plan_map(plan(LENGTHS, "padded", **TWO_ROWS), LENGTHS, title="$5").axes[0]
+    hatched = [bar for container in ax.containers for bar in container if bar.get_hatch()]
+    assert [(bar.get_x(), bar.get_width()) for bar in hatched] == [(2, 3), (3, 3)]
+    assert ax.get_title(loc="left") == "$5: 2 micro-batches, 22 slots, 27 % padding"
+
+
+def test_a_plan_map_draws_into_the_axes_it_is_given_and_an_empty_plan_is_drawn_empty():
+    ax = show.plan_map(plan([]), []).axes[0]
+    assert ax.get_title(loc="left") == "padded: 0 micro-batches, 0 slots, 0 % padding"
+    assert show.plan_map(plan(LENGTHS), LENGTHS, ax=ax) is ax.figure
+
+
+def test_several_plans_are_drawn_on_one_scale_of_slots():
+    ways = {"padded": plan(LENGTHS, "padded", **TWO_ROWS), "packed": plan(LENGTHS, "packed", **EIGHT_SLOTS)}
+    picture = show.plan_maps(ways, LENGTHS)
+    assert [ax.get_xlim() for ax in picture.axes] == [(0, 8), (0, 8)]
+    assert [ax.get_title(loc="left").split(":")[0] for ax in picture.axes] == ["padded", "packed"]
+
+
+def test_a_plan_of_hundreds_of_conversations_has_no_numbers_and_no_labels_that_overlap():
+    lengths = [20 + k % 90 for k in range(256)]
+    picture = show.plan_map(plan(lengths), lengths)
+    assert not picture.axes[0].texts and not picture.axes[0].get_yticklabels()
+    assert picture.get_size_inches()[1] <= plans.HEIGHTS[1]
+    assert len(picture.png()) < 60_000
+
+
+def test_who_sees_whom_leaves_zeros_blank_and_draws_the_inner_borders():
+    influence = [[1, 0, 0], [0.001, 1, 0], [0, 0, 1]]
+    picture = show.who_sees_whom({"one": influence, "other": influence}, borders=FakeTensor([0, 2, 3, 3]))
+    ax = picture.axes[0]
+    assert [ax.get_title(loc="left") for ax in picture.axes] == ["one", "other"]
+    assert ax.images[0].get_array().mask.tolist() == [[False, True, True], [False, False, True], [True, True, False]]
+    assert [line.get_xdata()[0] for line in ax.lines[1::2]] == [1.5]
+
+
+def test_who_sees_whom_refuses_an_array_that_does_not_fit_the_borders():
+    with pytest.raises(ValueError, match=r"one: the row has 4 slots, its influences the shape \(3, 3\)"):
+        show.who_sees_whom({"one": [[1, 0, 0]] * 3}, borders=[0, 2, 4])
+
+
 # Mixtures
 
 
@@ -526,6 +619,7 @@ EXAMPLES = [
 ]
 EXAMPLES += [tokens.readable_bytes, tokens.visible, batches.real_row_lengths, batches.categories, page.view]
 EXAMPLES += [curves.smooth, live.clock_time, live.tokens_per_second, live.last_metrics, live.wrap_facts]
+EXAMPLES += [plans.blocks]
 
 
 @pytest.mark.parametrize("function", EXAMPLES, ids=lambda function: function.__name__)

@@ -10,6 +10,7 @@ from nanolab.show.conversations import conversation_view, transcript
 from nanolab.show.curves import loss_curves, smooth
 from nanolab.show.live import LiveCurve, progress
 from nanolab.show.mixture import length_histogram, mixture_bars
+from nanolab.show.plans import plan_map, plan_maps, who_sees_whom
 from nanolab.show.results import before_after_table
 from nanolab.show.tokens import token_view
 
@@ -24,9 +25,12 @@ __all__ = [
     "length_histogram",
     "loss_curves",
     "mixture_bars",
+    "plan_map",
+    "plan_maps",
     "progress",
     "real_row_lengths",
     "smooth",
     "token_view",
     "transcript",
+    "who_sees_whom",
 ]
