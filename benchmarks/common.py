@@ -1,9 +1,27 @@
-"""What several benchmarks need."""
+"""What several benchmarks need: a tokenizer, a model, the seed's step, clocks, memory and tables."""
 
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import torch
+import torch.nn.functional as F
+
+from nanolab.batch import IGNORE_INDEX, Batch
+from nanolab.gpt import GPT, GPTConfig
+from nanolab.optim import make_optimizers
 from nanolab.render import conversation_segments
+from nanolab.runtime import DTYPES, autocast
 from nanolab.tokenizer import Tokenizer
 
 TOKENIZER_SIZE = 8_192  # for realistic lengths of rows; training one of 65,536 would take longer than the benchmark
+PRODUCT_SIZE = 2_048  # side of the square products that measure the machine's matrix rate
+MiB = 2**20
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux only
 
 
 def train_small_tokenizer(mixture) -> Tokenizer:
@@ -11,3 +29,136 @@ def train_small_tokenizer(mixture) -> Tokenizer:
     count = min(len(mixture), 5_000)
     texts = (s.text for i in range(count) for s in conversation_segments(mixture[i]) if not s.is_special)
     return Tokenizer.train(texts, TOKENIZER_SIZE)
+
+
+def load_tokenizer(folder: str, mixture, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a folder, or a small one trained on the rows when the folder is "".
+
+    Exits with a message if it has more tokens than `vocab_size`, the model's vocabulary; -1: that does not matter.
+    """
+    tokenizer = Tokenizer.load(folder) if folder else train_small_tokenizer(mixture)
+    if vocab_size != -1 and tokenizer.vocab_size > vocab_size:
+        raise SystemExit(
+            f"The tokenizer has {tokenizer.vocab_size:,} tokens, the model only --vocab_size {vocab_size:,}: "
+            "give a larger --vocab_size."
+        )
+    return tokenizer
+
+
+def make_model(depth: int, vocab_size: int, seed: int = 0) -> GPT:
+    """A fresh model whose head and c_proj are not the zeros that training starts with: zeros may be fast or slow."""
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig.from_depth(depth, vocab_size))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name == "lm_head.weight" or name.endswith("c_proj.weight"):
+                weight.normal_(std=0.02)
+    return model
+
+
+def sft_optimizers(model: GPT, dtype: str = "float32") -> list[torch.optim.Optimizer]:
+    """Those of an SFT run with nanochat's settings; Muon's products in `dtype`."""
+    return make_optimizers(model, 0.004, 0.2, 0.02, init_lr_frac=0.02, dtype=dtype)
+
+
+def seed_backward(model: GPT, batches: Sequence[Batch], dtype: str = "float32"):
+    """The seed's gradient in plain lines: logits of every position in float32, the mean of micro-batch means.
+
+    Source: karpathy/nanochat, scripts/chat_sft.py and nanochat/gpt.py (November 2025).
+    """
+    for batch in batches:
+        batch = batch.to(model.device)
+        with autocast(model.device, dtype):
+            logits = model(batch.inputs)  # (B, T, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX)
+        (loss / len(batches)).backward()
+
+
+def move_weights(model: GPT, optimizers: Sequence[torch.optim.Optimizer]):
+    """The end of a step: every optimizer, then no gradient."""
+    for optimizer in optimizers:
+        optimizer.step()
+    model.zero_grad(set_to_none=True)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def in_turn(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round, after one call to warm up: a, b, c, a, b, c, ...
+
+    A noisy machine is then noisy for all of them.
+    """
+    for work in ways.values():
+        work()
+    seconds = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, work in ways.items():
+            seconds[name].append(seconds_of(work))
+    return seconds
+
+
+def times_as_fast(reference: Sequence[float], other: Sequence[float]) -> float:
+    """How many times as fast `other` is: the median, over rounds, of the ratio of the two's seconds in a round.
+
+    >>> times_as_fast([2.0, 2.0, 9.0], [1.0, 2.0, 3.0])
+    2.0
+    """
+    return statistics.median(a / b for a, b in zip(reference, other, strict=True))
+
+
+def matrix_rate(dtype: str, repeats: int = 3) -> float:
+    """Operations a second of the fastest of a few products of 2,048 x 2,048 matrices on the processor."""
+    a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE).to(DTYPES[dtype]) for _ in range(2))
+    return 2 * PRODUCT_SIZE**3 / min(seconds_of(lambda: torch.mm(a, b)) for _ in range(repeats))
+
+
+def useful_operations(config: GPTConfig, lengths: Sequence[int], supervised: int) -> float:
+    """The arithmetic that a step cannot do without, forward and backward: multiplications plus additions.
+
+        6 * matrices * real tokens + 6 * V * C * supervised tokens + 3 * n_layer * sum of 2 * 2 * L (L + 1) / 2 * C
+
+    matrices: weights of the blocks. The sum is over conversations of L input slots: scores and mixed values, 2 C each
+    for every pair of positions that causality allows. Norms, rotary, softmax and optimizers are not counted.
+
+    >>> useful_operations(GPTConfig.from_depth(4, 65_536), [100], 50) / 1e9
+    6.941024256
+    """
+    C, V = config.n_embd, config.vocab_size
+    matrices = 12 * config.n_layer * C**2  # four of (C, C) and two of (4 C, C) a layer
+    attention = config.n_layer * sum(2 * 2 * L * (L + 1) / 2 * C for L in lengths)
+    return 6 * matrices * sum(lengths) + 6 * V * C * supervised + 3 * attention
+
+
+def resident_bytes() -> int:
+    """Memory that the process holds now."""
+    return psutil.Process().memory_info().rss
+
+
+def reset_peak() -> bool:
+    """Let the peak start again from now; False where the system cannot, and the peak is that of the whole process."""
+    try:
+        CLEAR_REFS.write_text("5")
+    except OSError:  # no /proc, or not allowed
+        return False
+    return True
+
+
+def peak_bytes() -> int:
+    """The most memory that the process has held since `reset_peak`, or since it began where that returned False."""
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]):
+    """A markdown table; the first column to the left, numbers to the right."""
+    print(f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)

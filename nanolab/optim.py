@@ -27,8 +27,9 @@ class Muon(torch.optim.Muon):
     >>> weight = torch.nn.Parameter(torch.eye(2))
     >>> weight.grad = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> Muon([weight], lr=0.1, momentum=0.0, weight_decay=0.0).step()
-    >>> weight.detach().round(decimals=1).tolist()      # orthogonal step of about lr, whatever the gradient's size
-    [[1.0, -0.1], [-0.1, 1.0]]
+    >>> weight.detach().round(decimals=1)      # an orthogonal step of about lr, whatever the gradient's size
+    tensor([[ 1.0000, -0.1000],
+            [-0.1000,  1.0000]])
     """
 
     def __init__(self, params, dtype: torch.dtype = torch.float32, **settings):
