@@ -24,8 +24,11 @@ lab: env
 notebooks: env  # run every notebook and save it with its outputs; nothing else writes them
 	$(BIN)/python -m nanolab.course notebooks
 
-bench: env
-	$(BIN)/python benchmarks/sft_step.py
+bench: env  # the short form of the main ones, on built-in rows; benchmarks/RESULTS.md has the long ones
+	$(BIN)/python benchmarks/sft_step.py --steps 1 --rounds 2
+	$(BIN)/python benchmarks/padding.py
+	$(BIN)/python benchmarks/memory.py --budgets 2048
+	$(BIN)/python benchmarks/rendering.py
 
 lint: env
 	$(BIN)/ruff check .

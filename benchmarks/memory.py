@@ -109,7 +109,9 @@ def report(found: dict[str, dict]):
         print("\nThis system cannot reset the peak: it is that of the whole process, loading and first step included.")
     least = min(found, key=lambda way: found[way]["peak"])
     rest, imports = (above(found[least], level) / above(seed, level) for level in ("rest", "imports"))
-    print(f"\n{least}: {rest:.2f} of the seed's above rest, {imports:.2f} above the imports; asked for: 0.33 at most")
+    print(
+        f"\n{least}: {rest:.2f} of the seed's above rest, {imports:.2f} above the imports; asked for on real rows: 0.33"
+    )
 
 
 def above(bytes_of: dict, level: str) -> int:

@@ -125,7 +125,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--steps", type=int, default=2, help="different steps of 32 conversations a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device_batch_tokens", type=int, default=2_048)
+    parser.add_argument("--device_batch_tokens", type=int, default=4_096)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="besides the seed")
     parser.add_argument("--trl", action="store_true", help="measure TRL too")
     parser.add_argument(

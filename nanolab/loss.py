@@ -96,6 +96,7 @@ def supervised_cross_entropy(
     selected, wanted = hidden[learned], targets[learned]  # (N, C), (N,): N supervised positions
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    _check_targets(wanted, len(head_weight))
     how = _How(softcap, dtype, reduce_tile)
     if torch.is_grad_enabled() and (selected.requires_grad or head_weight.requires_grad):
         return _ChunkedCrossEntropy.apply(selected, head_weight, wanted, how)
@@ -104,6 +105,15 @@ def supervised_cross_entropy(
         for positions in _chunks(len(selected), len(head_weight)):
             loss += _Chunk(selected[positions], head_weight, wanted[positions], how).loss()
     return loss
+
+
+def _check_targets(wanted: torch.Tensor, vocab_size: int):
+    """Raise for a target that is not an id; not on accelerators, which would have to wait, and check by themselves."""
+    if wanted.device.type == "cpu" and len(wanted) and (wanted.min() < 0 or wanted.max() >= vocab_size):
+        raise IndexError(
+            f"A target must be {IGNORE_INDEX} or an id of the vocabulary, 0 ... {vocab_size - 1}; "
+            f"these reach from {wanted.min()} to {wanted.max()}."
+        )
 
 
 class _How(NamedTuple):

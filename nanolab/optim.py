@@ -22,7 +22,8 @@ class Muon(torch.optim.Muon):
     each weight), and so is the result: to the bit for bfloat16 matrices of their own shape, up to rounding otherwise.
 
     Args:
-        params, **settings: as of torch.optim.Muon, but nesterov only. dtype: of the orthogonalization's products.
+        params, **settings: as of torch.optim.Muon, but for nesterov, eps and adjust_lr_fn, which are its defaults.
+        dtype: of the orthogonalization's products.
 
     >>> weight = torch.nn.Parameter(torch.eye(2))
     >>> weight.grad = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -33,6 +34,9 @@ class Muon(torch.optim.Muon):
     """
 
     def __init__(self, params, dtype: torch.dtype = torch.float32, **settings):
+        refused = [name for name in ("nesterov", "eps", "adjust_lr_fn") if name in settings]
+        if refused:
+            raise ValueError(f"This Muon is torch's with its defaults of {', '.join(refused)}; they cannot be set.")
         super().__init__(params, **settings)
         self.dtype = dtype
 

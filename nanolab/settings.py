@@ -97,7 +97,7 @@ class SFTConfig:
     num_iterations: int = -1  # optimizer steps; -1 = from num_epochs
     target_examples_per_step: int = 32  # conversations an optimizer step
     batching: str = "packed"  # layout: "packed", "bucketed", "padded" (nanochat's); changes speed, not the gradient
-    device_batch_tokens: int = 2_048  # slots a micro-batch, packed or bucketed: as many as fit into memory
+    device_batch_tokens: int = 4_096  # slots a micro-batch, packed or bucketed: as many as fit into memory
     device_batch_size: int = 4  # conversations a micro-batch, padded
     max_data_tokens: int = -1  # longest conversation, in tokens; -1 = no limit
     overlong: str = "skip"  # what to do with longer ones: "skip", "truncate", "error"

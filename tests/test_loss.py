@@ -309,3 +309,12 @@ def test_the_work_on_a_tile_can_be_given_and_is_asked_once_a_tile_and_chunk():
 def test_the_examples_in_the_docstrings_are_true():
     result = doctest.testmod(loss)
     assert result.attempted and not result.failed
+
+
+@pytest.mark.parametrize("impossible", [300, 310, 400, -2])
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_target_that_is_no_id_is_refused_and_named(impossible, grad, monkeypatch):
+    monkeypatch.setitem(loss.TILE, "cpu", 128)
+    targets = torch.tensor([[1, impossible, -1]])
+    with torch.set_grad_enabled(grad), pytest.raises(IndexError, match=rf"0 ... 299; .*{impossible}"):
+        supervised_cross_entropy(torch.randn(1, 3, 8, requires_grad=grad), torch.randn(300, 8), targets, 15.0)

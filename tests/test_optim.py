@@ -182,3 +182,8 @@ def test_a_models_optimizers_use_the_dtype_that_was_asked_for():
 def test_the_examples_in_the_docstrings_are_true():
     result = doctest.testmod(optim)
     assert result.attempted and not result.failed
+
+
+def test_settings_of_torchs_muon_that_ours_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="nesterov; they cannot be set"):
+        Muon([torch.nn.Parameter(torch.eye(2))], lr=0.1, nesterov=False)
