@@ -1,6 +1,7 @@
 """Beside the line: one flat dataclass of settings a job, the same names in notebooks, on the command line and in files.
 
-Defaults of the SFT job are nanochat's. Those of base and mid training fit a laptop; nanochat's own are in the comments.
+Defaults of the SFT job are nanochat's, but for the layout (the gradient is the same). Those of base and mid training
+fit a laptop; nanochat's own are in the comments.
 """
 
 import os
