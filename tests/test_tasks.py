@@ -428,10 +428,51 @@ def test_a_humaneval_reply_is_the_whole_program_which_passes_its_own_test(direct
     assert conversation["messages"][1]["content"] == "def one():\n\n    return 1\n"
 
 
-def test_humaneval_cannot_be_graded_yet_and_says_why(directory):
+PROGRAM = "def one():\n    return 1\n"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [PROGRAM, f"```python\n{PROGRAM}```", f"Sure!\n\n```\n{PROGRAM}\n```\nThis returns 1.", f"```python\n{PROGRAM}",
+     f"```python\nx = 1\n```\nor rather\n```python\n{PROGRAM}```", f"  ```py\n{PROGRAM}  ```"]
+)  # fmt: skip
+def test_a_humaneval_program_is_found_in_the_reply_and_passes(directory, reply):
     task = HumanEval(data=directory)
-    with pytest.raises(NotImplementedError, match="needs a sandbox, which nanolab does not have yet"):
-        task.evaluate(task[0], "def one(): return 1")
+    assert task.evaluate(task[0], reply) is True
+
+
+@pytest.mark.parametrize(
+    "reply, reason, detail",
+    [("def one(): return 2", "exception", "AssertionError at: assert f() == 1"),
+     ("def two(): return 1", "exception", "NameError: the program does not define 'one'"),
+     ("I do not know.", "exception", "SyntaxError: "), ("", "exception", "NameError: "),
+     ("def one(): raise SystemExit(0)", "exit", "SystemExit: 0"),
+     ("import os\ndef one():\n    os.remove('/nowhere')\n    return 1", "forbidden", "os.remove ('/nowhere',)")]
+)  # fmt: skip
+def test_a_wrong_humaneval_reply_says_why(directory, reply, reason, detail):
+    task = HumanEval(data=directory)
+    outcome = task.verdict(task[0], reply)
+    assert (outcome.passed, outcome.reason) == (False, reason)
+    assert outcome.detail.startswith(detail)
+    assert task.evaluate(task[0], reply) is False
+
+
+def test_a_humaneval_reply_may_use_the_prompts_imports_and_cannot_replace_the_tests_helpers():
+    prompt = "import math\nfrom typing import List\n\ndef helper(x):\n    return 2 * x\n\n"
+    prompt += "def f(x: List) -> float:\n    'The root of the first.'\n"
+    test = "def check(candidate):\n    assert candidate([4]) == helper(1) == f([4])\n"
+    row = {"messages": [{"role": "user", "content": prompt}], "entry_point": "f", "test": test}
+    task = HumanEval(data="toy")
+    assert task.evaluate(row, "def f(x: List) -> float:\n    return math.sqrt(x[0])\n")
+    assert not task.evaluate(row, "def helper(x): return 9\ndef f(x): return 9")
+
+
+def test_all_built_in_solutions_pass_and_all_bare_heads_fail():
+    task = HumanEval(data="toy")
+    rows = list(task)
+    assert all(outcome.passed for outcome in task.verdicts(rows, [row["messages"][1]["content"] for row in rows]))
+    heads = [f"{row['messages'][0]['content']}    pass\n" for row in rows]
+    assert {outcome.reason for outcome in task.verdicts(rows, heads)} == {"exception"}
 
 
 def test_a_file_of_conversations_keeps_its_order_and_names_its_lines(tmp_path):
@@ -773,7 +814,7 @@ def test_a_task_made_by_name_has_that_name_its_kind_and_toy_rows(name):
         assert conversation["messages"][-1]["role"] == "assistant"
 
 
-@pytest.mark.parametrize("name", [name for name, kind in EVAL_TYPES.items() if kind and name != "HumanEval"])
+@pytest.mark.parametrize("name", [name for name, kind in EVAL_TYPES.items() if kind])
 def test_the_toy_rows_own_answers_are_right_and_an_empty_reply_is_wrong(name):
     task = make_task(name, data="toy", stop=30)
     for conversation in task:
@@ -868,6 +909,18 @@ def test_every_real_row_of_the_other_tasks_is_a_conversation():
     ):
         for conversation in task:
             assert conversation["messages"] and conversation["where"]
+
+
+@real
+@pytest.mark.slow
+def test_all_164_real_solutions_pass_and_the_bare_prompts_fail():
+    task = HumanEval(data=REAL)
+    rows = list(task)
+    outcomes = task.verdicts(rows, [row["messages"][1]["content"] for row in rows])
+    assert [(row["entry_point"], o) for row, o in zip(rows, outcomes, strict=True) if not o.passed] == []
+    assert len(outcomes) == 164
+    heads = [f"{row['messages'][0]['content']}\n    pass\n" for row in rows]
+    assert not any(outcome.passed for outcome in task.verdicts(rows, heads))
 
 
 @real
