@@ -50,31 +50,64 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 class KVCache:
     """Keys and values of the positions already seen, so that each new token costs one position.
 
-    Rows may have different lengths: row b holds `lengths[b]` positions, and what lies behind them is never looked at.
+    Rows may hold different numbers of positions; what lies behind a row's last one is never looked at. The model is
+    given a window: the rows and positions of one call.
 
     Args:
-        n_layer, shape: (B, H, capacity, D) of the keys of one layer.
+        n_layer, shape: (rows, H, capacity, D) of the keys of one layer.
     """
 
     def __init__(self, n_layer: int, shape: tuple[int, int, int, int], device, dtype):
+        # Zeros, not empty: a masked position has weight 0, and 0 times a leftover NaN would be NaN.
         self.keys = torch.zeros((n_layer, *shape), device=device, dtype=dtype)
         self.values = torch.zeros((n_layer, *shape), device=device, dtype=dtype)
-        self.lengths = torch.zeros(shape[0], dtype=torch.long, device=device)  # (B,) filled by whoever runs the model
+
+    def window(self, first_row: int, lengths: list[int], T: int) -> "CacheWindow":
+        """For T new tokens in each of len(lengths) rows from `first_row` on, which hold `lengths` positions so far."""
+        rows = slice(first_row, first_row + len(lengths))
+        used = max(lengths) + T
+        return CacheWindow(self.keys[:, rows, :, :used], self.values[:, rows, :, :used], lengths, T)
+
+    def move(self, source: int, target: int, length: int):
+        """Copy the first `length` positions of row `source` to row `target`."""
+        for kept in (self.keys, self.values):
+            kept[:, target, :, :length] = kept[:, source, :, :length]
+
+
+class CacheWindow:
+    """The part of a cache that one call of the model writes and reads.
+
+    Attributes: `positions` (B, T) of the new tokens; `sees`, the mask argument of scaled_dot_product_attention.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, lengths: list[int], T: int):
+        self.keys, self.values = keys, values  # (n_layer, B, H, used, D), views
+        self.even_start = lengths[0] if len(set(lengths)) == 1 else None
+        starts = torch.tensor(lengths, device=keys.device)
+        self.positions = starts[:, None] + torch.arange(T, device=keys.device)  # (B, T)
+        self.sees = self._sees(T)
+
+    def _sees(self, T: int) -> dict:
+        """A query looks at everything before it and itself; a mask only where that is neither all nor a triangle."""
+        if self.even_start == 0:
+            return {"is_causal": True}
+        if T == 1 and self.even_start is not None:
+            return {}
+        key = torch.arange(self.keys.size(3), device=self.keys.device)  # (used,)
+        hidden = key > self.positions[:, :, None]  # (B, T, used)
+        mask = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=self.keys.device)
+        # Added to the scores: given True and False, every layer would make this again.
+        return {"attn_mask": mask.masked_fill_(hidden, float("-inf"))[:, None]}  # (B, 1, T, used)
 
     def insert(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write keys and values (B, H, T, D) behind each row's length; return all of them (B, H, capacity, D)."""
+        """Write keys and values (B, H, T, D) behind each row's length; return all in the window (B, H, used, D)."""
         B, H, T, D = k.shape
-        slots = self.lengths[:, None] + torch.arange(T, device=k.device)  # (B, T)
-        index = slots[:, None, :, None].expand(B, H, T, D)
-        self.keys[layer].scatter_(2, index, k.to(self.keys.dtype))
-        self.values[layer].scatter_(2, index, v.to(self.values.dtype))
+        for new, kept in ((k, self.keys[layer]), (v, self.values[layer])):
+            if self.even_start is not None:
+                kept[:, :, self.even_start : self.even_start + T] = new
+            else:
+                kept.scatter_(2, self.positions[:, None, :, None].expand(B, H, T, D), new.to(kept.dtype))
         return self.keys[layer], self.values[layer]
-
-    def mask(self, T: int) -> torch.Tensor:
-        """(B, 1, T, capacity) True where query t of a row may look: everything before it and itself."""
-        query = self.lengths[:, None] + torch.arange(T, device=self.lengths.device)  # (B, T) absolute positions
-        key = torch.arange(self.keys.size(3), device=self.lengths.device)  # (capacity,)
-        return (key <= query[:, :, None])[:, None]
 
 
 def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
@@ -199,7 +232,7 @@ class CausalSelfAttention(nn.Module):
         x: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
-        cache: KVCache | None = None,
+        cache: CacheWindow | None = None,
         borders: torch.Tensor | None = None,
     ) -> torch.Tensor:
         B, T, C = x.shape
@@ -213,7 +246,6 @@ class CausalSelfAttention(nn.Module):
         elif cache is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         else:
-            mask = cache.mask(T)
             k, v = cache.insert(self.layer, k, v)
-            y = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask, enable_gqa=grouped)
+            y = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), enable_gqa=grouped, **cache.sees)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, H, T, D) -> (B, T, C)

@@ -4,12 +4,16 @@
     engine.reply(conversation)                         -> "Paris."
     engine.generate([ids_1, ids_2], temperature=0)     -> [new ids of each]
     for token in engine.stream(ids): ...               -> one id after the other
+    for k, ids in engine.replies(many_prompts): ...    -> (which prompt, its new ids), as each ends
 
-The prompt is read once and its keys and values are kept (prefill), then each new token costs one position. Prompts of
-different lengths share a batch: they are padded on the right, each row writes behind its own length, and the padding is
-never looked at. When the model closes a calculator call the engine computes it and forces the output's tokens.
+A prompt is read once and its keys and values are kept (prefill), then each new token costs one position. Prompts of
+different lengths share a batch: each row writes behind its own length, and what lies behind it is never looked at. A
+row that ends leaves its place to a prompt that waits. When the model closes a calculator call the engine computes it
+and forces the output's tokens.
 """
 
+import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,24 +22,38 @@ import torch
 from nanolab.attention import KVCache
 from nanolab.gpt import GPT
 from nanolab.render import render_for_completion
+from nanolab.runtime import DTYPES, autocast
 from nanolab.tokenizer import Tokenizer
 from nanolab.tools import calculate
 
+REFILL_SHARE = 4  # prompts that wait are read when a quarter of the rows is free: together is cheaper than one by one
+PREFILL_SLOTS = 2_048  # slots of prompts read at once: bounds memory, and keeps prompts of unequal lengths apart
+
 
 @dataclass
-class _RowState:
-    """One conversation being continued: what it must say next, and whether it is inside a calculator call."""
+class _Row:
+    """One prompt being continued."""
 
-    forced: list[int] = field(default_factory=list)
+    index: int  # of the prompt
+    prompt: Sequence[int]
+    draws: random.Random  # its own, so that neighbours do not change what it says
+    last: int = -1  # the newest token, not yet in the cache
+    length: int = 0  # positions in the cache
+    num_said: int = 0
+    forced: deque[int] = field(default_factory=deque)  # what it must say next
     expression: list[int] | None = None  # ids since <|python_start|>, None outside a call
     done: bool = False
 
 
 class Engine:
-    """Generates with one model and its tokenizer."""
+    """Generates with one model and its tokenizer.
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer):
-        self.model, self.tokenizer = model, tokenizer
+    What a row says does not depend on its neighbours in the batch: greedily and by sampling, up to the rounding of
+    matrix products of other sizes (a tie within 1e-6 may fall the other way).
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, dtype: str = "float32"):
+        self.model, self.tokenizer, self.dtype = model, tokenizer, dtype  # dtype: of the products and the cache
         self._stops = (tokenizer.special("assistant_end"), tokenizer.special("bos"))
 
     def reply(self, conversation: dict, max_tokens: int = 256, temperature: float = 0.0, **options) -> str:
@@ -47,8 +65,9 @@ class Engine:
         self, prompt: Sequence[int], max_tokens: int = 256, temperature: float = 1.0, **options
     ) -> Iterator[int]:
         """The new ids for one prompt, one at a time, forced tool output included, the closing token not."""
-        for column in self._columns([prompt], max_tokens, temperature, **options):
-            yield column[0]
+        for _, token in self._events([prompt], max_tokens, temperature, **options):
+            if token is not None:
+                yield token
 
     def generate(
         self, prompts: Sequence[Sequence[int]], max_tokens: int = 256, temperature: float = 1.0, **options
@@ -57,74 +76,102 @@ class Engine:
 
         Args:
             prompts: lists of ids, of any lengths. temperature: 0 is greedy. options: `top_k` (sample among so many),
-                `seed`.
+                `seed` (a number, or one for each prompt), `batch_size` (most rows at once; changes speed and memory).
 
         >>> Engine(model, tokenizer).generate([[1, 2, 3]], max_tokens=5, temperature=0)      # doctest: +SKIP
         [[17, 4, 9, 250, 3]]
         """
-        replies = [[] for _ in prompts]
-        for column in self._columns(prompts, max_tokens, temperature, **options):
-            for reply, token in zip(replies, column, strict=True):
-                if token is not None:
-                    reply.append(token)
-        return replies
+        said = dict(self.replies(prompts, max_tokens, temperature, **options))
+        return [said[k] for k in range(len(prompts))]
+
+    def replies(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int = 256, temperature: float = 1.0, **options
+    ) -> Iterator[tuple[int, list[int]]]:
+        """(index of a prompt, its new ids), each as soon as it has ended, not in order; arguments as of `generate`."""
+        said = {k: [] for k in range(len(prompts))}
+        for k, token in self._events(prompts, max_tokens, temperature, **options):
+            if token is None:
+                yield k, said.pop(k)
+            else:
+                said[k].append(token)
 
     @torch.inference_mode()
-    def _columns(
+    def _events(
         self,
         prompts: Sequence[Sequence[int]],
         max_tokens: int,
         temperature: float,
         top_k: int | None = None,
-        seed: int = 42,
-    ) -> Iterator[list[int | None]]:
-        """One new token for every row at a time, None for rows that have ended."""
-        if not prompts or not all(prompts):
-            raise ValueError("Every prompt needs at least one id (a conversation begins with <|bos|>).")
+        seed: int | Sequence = 42,
+        batch_size: int = 64,
+    ) -> Iterator[tuple[int, int | None]]:
+        """(index of a prompt, its next token), and (index, None) once it has ended."""
+        waiting = deque(_rows(prompts, seed))
+        check_sampling(max_tokens, temperature, top_k, batch_size)
         self.model.eval()
-        generator = torch.Generator(self.model.device).manual_seed(seed)
-        rows = [_RowState() for _ in prompts]
-        cache, logits = self._prefill(prompts, max_tokens)
-        column = None
-        for _ in range(max_tokens):
-            if column is not None:
-                logits = self._decode(cache, [self._stops[0] if token is None else token for token in column])
-            sampled = sample(logits, temperature, top_k, generator).tolist()  # (B,)
-            column = [self._advance(row, token) for row, token in zip(rows, sampled, strict=True)]
-            if all(row.done for row in rows):
-                return
-            yield column
+        cache = self._cache(prompts, max_tokens, min(batch_size, len(prompts))) if prompts else None
+        rows: list[_Row] = []
+        while waiting or rows:
+            free = batch_size - len(rows)
+            if waiting and (not rows or free * REFILL_SHARE >= batch_size):
+                asked = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+                with autocast(self.model.device, self.dtype):
+                    logits = self._prefill(cache, len(rows), asked)
+                rows += asked
+            else:
+                asked = rows
+                with autocast(self.model.device, self.dtype):
+                    logits = self._decode(cache, rows)
+            draws = [row.draws.random() for row in asked] if temperature > 0 else None
+            for row, sampled in zip(asked, sample(logits, temperature, top_k, draws).tolist(), strict=True):
+                yield row.index, self._advance(row, sampled)
+                if not row.done and row.num_said == max_tokens:
+                    row.done = True
+                    yield row.index, None
+            _leave(rows, cache)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> tuple[KVCache, torch.Tensor]:
-        """Read all prompts at once: a filled cache, and the logits (B, V) behind each prompt's last token."""
+    def _cache(self, prompts: Sequence[Sequence[int]], max_tokens: int, num_rows: int) -> KVCache:
         config, device = self.model.config, self.model.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        width = int(lengths.max())
-        inputs = torch.full((len(prompts), width), self._stops[0], dtype=torch.long, device=device)
-        for b, prompt in enumerate(prompts):
-            inputs[b, : len(prompt)] = torch.tensor(prompt, device=device)
-        shape = (len(prompts), config.n_kv_head, width + max_tokens, config.n_embd // config.n_head)
-        cache = KVCache(config.n_layer, shape, device, self.model.lm_head.weight.dtype)
-        hidden = self.model.hidden(inputs, cache=cache)  # (B, width, C)
-        cache.lengths = lengths
-        last = hidden[torch.arange(len(prompts), device=device), lengths - 1]  # (B, C)
-        return cache, self.model.logits(last)
+        capacity = max(map(len, prompts)) + max_tokens
+        shape = (num_rows, config.n_kv_head, capacity, config.n_embd // config.n_head)
+        return KVCache(config.n_layer, shape, device, DTYPES[self.dtype])
 
-    def _decode(self, cache: KVCache, tokens: list[int]) -> torch.Tensor:
-        """Append one token to each row; the logits (B, V) behind it."""
-        inputs = torch.tensor(tokens, device=self.model.device)[:, None]  # (B, 1)
-        hidden = self.model.hidden(inputs, positions=cache.lengths[:, None], cache=cache)  # (B, 1, C)
-        cache.lengths = cache.lengths + 1
-        return self.model.logits(hidden[:, 0])
+    def _prefill(self, cache: KVCache, first_row: int, rows: list[_Row]) -> torch.Tensor:
+        """Read the prompts of new rows into the cache, a few of similar length at a time; the logits (B, V) behind."""
+        rows.sort(key=lambda row: len(row.prompt))
+        last, begin = [], 0
+        for end in range(1, len(rows) + 1):
+            if end == len(rows) or (end + 1 - begin) * len(rows[end].prompt) > PREFILL_SLOTS:
+                last.append(self._read(cache, first_row + begin, rows[begin:end]))
+                begin = end
+        return self.model.logits(torch.cat(last))
 
-    def _advance(self, row: _RowState, sampled: int) -> int | None:
-        """The token a row says: a forced one if there is any, else the sampled one; None once it has ended."""
-        if row.done:
-            return None
-        token = row.forced.pop(0) if row.forced else sampled
+    def _read(self, cache: KVCache, first_row: int, rows: list[_Row]) -> torch.Tensor:
+        """One call of the model on whole prompts, padded on the right; hidden states (B, C) of the last tokens."""
+        lengths = torch.tensor([len(row.prompt) for row in rows])
+        inputs = torch.full((len(rows), int(lengths.max())), self._stops[0], dtype=torch.long)
+        for b, row in enumerate(rows):
+            inputs[b, : len(row.prompt)] = torch.tensor(row.prompt)
+            row.length = len(row.prompt)
+        window = cache.window(first_row, [0] * len(rows), inputs.size(1))
+        hidden = self.model.hidden(inputs.to(self.model.device), cache=window)  # (B, T, C)
+        return hidden[torch.arange(len(rows)), lengths - 1]
+
+    def _decode(self, cache: KVCache, rows: list[_Row]) -> torch.Tensor:
+        """Append every row's newest token; the logits (B, V) behind it."""
+        inputs = torch.tensor([[row.last] for row in rows], device=self.model.device)  # (B, 1)
+        window = cache.window(0, [row.length for row in rows], 1)
+        for row in rows:
+            row.length += 1
+        return self.model.logits(self.model.hidden(inputs, cache=window)[:, 0])
+
+    def _advance(self, row: _Row, sampled: int) -> int | None:
+        """The token a row says: a forced one if there is any, else the sampled one; None if that ends it."""
+        token = row.forced.popleft() if row.forced else sampled
         if token in self._stops:
             row.done = True
             return None
+        row.last, row.num_said = token, row.num_said + 1
         special = self.tokenizer.special
         if token == special("python_start"):
             row.expression = []
@@ -132,25 +179,56 @@ class Engine:
             result = calculate(self.tokenizer.decode(row.expression))
             row.expression = None
             if result is not None:
-                row.forced = [special("output_start"), *self.tokenizer.encode(result), special("output_end")]
+                row.forced.extend([special("output_start"), *self.tokenizer.encode(result), special("output_end")])
         elif row.expression is not None:
             row.expression.append(token)
         return token
 
 
-def sample(logits: torch.Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> torch.Tensor:
-    """Next ids (B,) from logits (B, V): the best one at temperature 0, else drawn among the `top_k` best.
+def _rows(prompts: Sequence[Sequence[int]], seed: int | Sequence) -> Iterator[_Row]:
+    if not all(prompts):
+        raise ValueError("Every prompt needs at least one id (a conversation begins with <|bos|>).")
+    seeds = [f"{seed} {k}" for k in range(len(prompts))] if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one number, or one for each prompt.")
+    return (_Row(k, prompt, random.Random(str(s))) for k, (prompt, s) in enumerate(zip(prompts, seeds, strict=True)))
 
-    >>> sample(torch.tensor([[0.0, 5.0, 1.0]]), 0.0, None, torch.Generator()).tolist()
-    [1]
-    """
+
+def _leave(rows: list[_Row], cache: KVCache):
+    """Take ended rows out; the last row takes the place of each, in the list and in the cache."""
+    for k in reversed(range(len(rows))):
+        if rows[k].done:
+            last = rows.pop()
+            if k < len(rows):
+                rows[k] = last
+                cache.move(len(rows), k, last.length)
+
+
+def check_sampling(max_tokens: int, temperature: float, top_k: int | None, batch_size: int = 1):
+    """Raise ValueError, in words, for settings that no reply can be drawn with."""
     if temperature < 0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be 1 or more, got {top_k}.")
+    for name, value in (("top_k", top_k), ("max_tokens", max_tokens), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}.")
+
+
+def sample(
+    logits: torch.Tensor, temperature: float, top_k: int | None = None, draws: Sequence[float] | None = None
+) -> torch.Tensor:
+    """Next ids (B,) from logits (B, V): the best one at temperature 0, else drawn among the `top_k` best.
+
+    `draws`: one number in [0, 1) a row; where it falls in the row's cumulated probabilities is its token.
+
+    >>> logits = torch.tensor([[0.0, 5.0, 1.0]])
+    >>> sample(logits, 0.0).tolist(), sample(logits, 1.0, draws=[0.999]).tolist()
+    ([1], [2])
+    """
     if temperature == 0:
         return logits.argmax(dim=-1)
     if top_k is not None:
         worst_kept = logits.topk(min(top_k, logits.size(-1)), dim=-1).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < worst_kept, -torch.inf)
-    return torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator)[:, 0]
+    cumulated = (logits / temperature).softmax(dim=-1).cumsum(dim=-1)  # (B, V)
+    places = torch.tensor(draws, dtype=cumulated.dtype, device=logits.device)[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, places, right=True)[:, 0].clamp(max=logits.size(-1) - 1)

@@ -1,45 +1,90 @@
 """Step 9: weights get a grade.
 
     evaluate(model, tokenizer, task, max_problems=200)  -> Evaluation(accuracy=0.41, chance=0.25, table=...)
+    chat_core([evaluation, ...])                        -> one number for several tasks, 0 where guessing is
     mean_loss(model, batches)                           -> nats a supervised token
 
 Multiple choice ("categorical") needs no generation: one forward pass over the prompt, and of the logits behind its last
-token only those of the row's own letters are compared. Everything else ("generative") is answered greedily and graded
-by the task.
+token only those of the row's own letters are compared. Everything else ("generative") is answered in words and graded
+by the task. Every problem is kept, with the reply and the verdict, as a table to be read afterwards.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
 
 from nanolab.batch import IGNORE_INDEX, Batch
-from nanolab.engine import Engine
+from nanolab.engine import Engine, check_sampling
 from nanolab.gpt import GPT
 from nanolab.render import PART_FRAMES, render_for_completion
 from nanolab.runtime import autocast
 from nanolab.tokenizer import Tokenizer
 
+NORMAL_95 = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
+CHOICE_SLOTS = 8_192  # slots of multiple-choice prompts in one forward pass, at most
+
 
 @dataclass
 class Evaluation:
-    """How a model did on a task. `table` has one row a problem: prompt, expected, reply, correct."""
+    """How a model did on a task.
+
+    `table` has one row a reply: problem, sample, prompt, expected, reply, correct (and tokens, or the probability given
+    to the letter picked).
+    """
 
     task: str
-    num_correct: int
+    num_correct: int  # replies
     num_problems: int
     chance: float  # accuracy of guessing
     table: pd.DataFrame
 
     @property
     def accuracy(self) -> float:
-        """Share of the problems answered correctly."""
-        return self.num_correct / self.num_problems if self.num_problems else math.nan
+        """Share of the replies that are correct."""
+        return self.num_correct / len(self.table) if len(self.table) else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the accuracy."""
+        return wilson_interval(self.accuracy, self.num_problems)
+
+    @property
+    def centered(self) -> float:
+        """The accuracy on a scale on which guessing is 0 and everything right is 1."""
+        return (self.accuracy - self.chance) / (1 - self.chance)
+
+    def pass_at(self, k: int) -> float:
+        """Chance that at least one of k replies to a problem is correct, from the n replies there are (k <= n).
+
+        Source: Evaluating Large Language Models Trained on Code, arXiv:2107.03374, section 2.1.
+        """
+        by_problem = self.table.groupby("problem")["correct"].agg(["size", "sum"])
+        if not 1 <= k <= by_problem["size"].min():
+            raise ValueError(f"pass@{k} needs at least {k} samples a problem; there are {by_problem['size'].min()}.")
+        return float(sum(_pass_at(k, n, c) for n, c in by_problem.itertuples(index=False)) / len(by_problem))
 
     def __str__(self) -> str:
-        return f"{self.task}: {self.accuracy:.1%} of {self.num_problems} (chance {self.chance:.0%})"
+        low, high = self.interval
+        return (
+            f"{self.task}: {self.accuracy:.1%} of {self.num_problems} "
+            f"(95 % interval {low:.1%} to {high:.1%}, chance {self.chance:.0%})"
+        )
+
+
+@dataclass
+class Progress:
+    """Where an evaluation stands: replies graded, of how many, and how many of them are correct."""
+
+    task: str
+    done: int
+    total: int
+    num_correct: int
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.done} of {self.total}, {self.num_correct / max(self.done, 1):.1%} correct"
 
 
 def evaluate(
@@ -50,77 +95,151 @@ def evaluate(
     batch_size: int = 32,
     max_tokens: int = 256,
     dtype: str = "float32",
+    *,
+    num_samples: int = 1,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    seed: int = 42,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Grade a model on the first `max_problems` (None or -1: all) rows of a task; the model is left in eval mode.
 
-    Raises ValueError for a task that cannot be graded.
+    Args:
+        task: anything with `len`, `[]`, `name`, `eval_type` and `evaluate(conversation, reply)`. batch_size: prompts at
+            once; changes the time and not the grade. num_samples, temperature, top_k, seed: of generative tasks, for
+            pass@k; problem and sample number decide what is drawn, whatever shares the batch. progress: called with a
+            Progress whenever replies have been graded.
+
+    Raises ValueError for a task that cannot be graded, and for several samples of one and the same greedy reply.
 
     >>> evaluate(model, tokenizer, ARC("ARC-Easy", "test", data="toy")).accuracy       # doctest: +SKIP
     0.46
     """
+    if task.eval_type not in ("categorical", "generative"):
+        raise ValueError(f"{task.name} is for training only: its replies cannot be graded.")
+    if num_samples > 1 and (temperature == 0 or task.eval_type == "categorical"):
+        raise ValueError(f"{num_samples} samples of {task.name} would all be the same: set a temperature, or 1 sample.")
     limit = len(task) if max_problems in (None, -1) else min(max_problems, len(task))
     conversations = [task[i] for i in range(limit)]
     if task.eval_type == "categorical":
-        replies = pick_letters(model, tokenizer, conversations, batch_size, dtype)
         chance = sum(1 / len(c["letters"]) for c in conversations) / max(limit, 1)
-    elif task.eval_type == "generative":
-        replies = generate_replies(model, tokenizer, conversations, batch_size, max_tokens, dtype)
-        chance = 0.0
+        replies = picked_letters(model, tokenizer, conversations, batch_size, dtype)
     else:
-        raise ValueError(f"{task.name} is for training only: its replies cannot be graded.")
-    table = pd.DataFrame(
-        {
-            "prompt": [_prompt_text(conversation) for conversation in conversations],
-            "expected": [_text(conversation["messages"][-1]["content"]) for conversation in conversations],
-            "reply": replies,
-            "correct": [task.evaluate(c, reply) for c, reply in zip(conversations, replies, strict=True)],
-        }
-    )
+        chance = 0.0
+        options = {"num_samples": num_samples, "temperature": temperature, "top_k": top_k, "seed": seed}
+        replies = written_replies(model, tokenizer, conversations, batch_size, max_tokens, dtype, **options)
+    table = _graded(task, conversations, replies, limit * num_samples, progress)
     return Evaluation(task.name, int(table["correct"].sum()), limit, chance, table)
 
 
-@torch.inference_mode()
-def pick_letters(
+def _graded(task, conversations, replies: Iterator[dict], total: int, progress) -> pd.DataFrame:
+    """The table of an evaluation, in the order of the problems, graded as the replies arrive."""
+    rows, num_correct = [], 0
+    for reply in replies:
+        conversation = conversations[reply["problem"]]
+        correct = bool(task.evaluate(conversation, reply["reply"]))
+        num_correct += correct
+        expected = _text(conversation["messages"][-1]["content"])
+        about = {"prompt": _prompt_text(conversation), "expected": expected}
+        rows.append({"problem": reply["problem"], "sample": reply["sample"], **about, **reply, "correct": correct})
+        if progress is not None:
+            progress(Progress(task.name, len(rows), total, num_correct))
+    columns = ["problem", "sample", "prompt", "expected", "reply", "correct"]
+    table = pd.DataFrame(rows, columns=None if rows else columns)
+    return table.sort_values(["problem", "sample"], ignore_index=True)
+
+
+def picked_letters(
     model: GPT, tokenizer: Tokenizer, conversations: Sequence[dict], batch_size: int, dtype: str = "float32"
-) -> list[str]:
+) -> Iterator[dict]:
     """For each multiple-choice conversation, its own letter with the highest logit behind the prompt.
 
-    Prompts are batched by length, so little is padded; the answers come back in the order of the conversations.
+    Yields {"problem", "sample": 0, "reply": the letter, "probability": of it among the row's letters}. Prompts are
+    batched by length, so little is padded.
     """
     model.eval()
     prompts = [render_for_completion(conversation, tokenizer) for conversation in conversations]
-    picked = [""] * len(prompts)
-    for group in batches_by_length(prompts, batch_size):
-        inputs, last = _pad_right([prompts[i] for i in group], model.device, tokenizer.special("assistant_end"))
-        with autocast(model.device, dtype):
-            hidden = model.hidden(inputs)  # (B, T, C)
-            logits = model.logits(hidden[torch.arange(len(group), device=model.device), last])  # (B, V)
-        for row, i in enumerate(group):
+    for group in batches_by_length(prompts, batch_size, CHOICE_SLOTS):
+        logits = _logits_behind([prompts[i] for i in group], model, tokenizer, dtype)  # (B, V)
+        for row, i in zip(logits, group, strict=True):
             letters = conversations[i]["letters"]
             letter_ids = [_single_id(letter, tokenizer, conversations[i]) for letter in letters]
-            picked[i] = letters[int(logits[row, letter_ids].argmax())]
-    return picked
+            probabilities = row[letter_ids].softmax(-1)
+            best = int(probabilities.argmax())
+            yield {"problem": i, "sample": 0, "reply": letters[best], "probability": float(probabilities[best])}
 
 
 @torch.inference_mode()
-def generate_replies(
+def _logits_behind(prompts: Sequence[Sequence[int]], model: GPT, tokenizer: Tokenizer, dtype: str) -> torch.Tensor:
+    """(B, V) logits behind each prompt's last token, on the CPU."""
+    inputs, last = _pad_right(prompts, tokenizer.special("assistant_end"))
+    with autocast(model.device, dtype):
+        hidden = model.hidden(inputs.to(model.device))  # (B, T, C)
+        return model.logits(hidden[torch.arange(len(prompts)), last]).cpu()
+
+
+def written_replies(
     model: GPT,
     tokenizer: Tokenizer,
     conversations: Sequence[dict],
     batch_size: int,
     max_tokens: int,
     dtype: str = "float32",
-) -> list[str]:
-    """The model's greedy reply to each conversation, in batches of similar prompt length."""
-    engine = Engine(model, tokenizer)
+    *,
+    num_samples: int = 1,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    seed: int = 42,
+) -> Iterator[dict]:
+    """The model's replies to each conversation, as each is finished.
+
+    Yields {"problem", "sample", "reply": text with special tokens, "tokens": its length}; a reply of `max_tokens` was
+    cut. Longest prompts first: prompts of similar length are read together, and memory is at its peak at once.
+    """
+    check_sampling(max_tokens, temperature, top_k, batch_size)
+    engine = Engine(model, tokenizer, dtype)
     prompts = [render_for_completion(conversation, tokenizer) for conversation in conversations]
-    replies = [""] * len(prompts)
-    for group in batches_by_length(prompts, batch_size):
-        with autocast(model.device, dtype):
-            generated = engine.generate([prompts[i] for i in group], max_tokens, temperature=0)
-        for i, ids in zip(group, generated, strict=True):
-            replies[i] = tokenizer.decode(ids)
-    return replies
+    asked = [(i, s) for i in range(len(prompts)) for s in range(num_samples)]
+    asked.sort(key=lambda pair: -len(prompts[pair[0]]))
+    seeds = [f"{seed} {i} {s}" for i, s in asked]
+    options = {"top_k": top_k, "seed": seeds, "batch_size": batch_size}
+    for k, ids in engine.replies([prompts[i] for i, _ in asked], max_tokens, temperature, **options):
+        problem, sample = asked[k]
+        yield {"problem": problem, "sample": sample, "reply": tokenizer.decode(ids), "tokens": len(ids)}
+
+
+def wilson_interval(share: float, number: int) -> tuple[float, float]:
+    """95 % confidence interval of a share of `number` problems; (0, 1) without any.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference, 1927.
+
+    >>> [round(x, 3) for x in wilson_interval(0.5, 100)]
+    [0.404, 0.596]
+    """
+    if number == 0:
+        return 0.0, 1.0
+    square = NORMAL_95**2 / number
+    middle = share + square / 2
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / number + square / (4 * number))
+    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
+
+
+def chat_core(evaluations: Iterable[Evaluation]) -> float:
+    """ChatCORE: the mean over tasks of the accuracy centred on chance; 0 is guessing, 1 is everything right.
+
+    Source: karpathy/nanochat, scripts/chat_eval.py.
+
+    >>> easy = Evaluation("ARC-Easy", 1, 2, 0.25, pd.DataFrame({"correct": [True, False]}))
+    >>> round(chat_core([easy]), 3)
+    0.333
+    """
+    centered = [evaluation.centered for evaluation in evaluations]
+    return sum(centered) / len(centered)
+
+
+def _pass_at(k: int, n: int, c: int) -> float:
+    """1 - C(n - c, k) / C(n, k): not all of k drawn out of n replies, c of them correct, are wrong."""
+    return 1 - math.comb(int(n - c), k) / math.comb(int(n), k)
 
 
 @torch.inference_mode()
@@ -156,22 +275,27 @@ def bits_per_byte(
     return nats_per_token * sum(batch.num_tokens for batch in text_only) / math.log(2) / total_bytes
 
 
-def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
-    """Indices of the prompts, shortest first, `batch_size` at a time.
+def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int, slots: int | None = None) -> list[list[int]]:
+    """Indices of the prompts, shortest first, at most `batch_size` at a time and at most `slots` with their padding.
 
     >>> batches_by_length([[1, 2, 3], [1], [1, 2]], batch_size=2)
     [[1, 2], [0]]
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    groups = []
+    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        full = not groups or len(groups[-1]) == batch_size
+        if full or (slots is not None and (len(groups[-1]) + 1) * len(prompts[i]) > slots):
+            groups.append([])
+        groups[-1].append(i)
+    return groups
 
 
-def _pad_right(prompts: Sequence[Sequence[int]], device, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad_right(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, T) inputs and (B,) index of each row's last real token."""
-    last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-    inputs = torch.full((len(prompts), int(last.max()) + 1), pad_id, dtype=torch.long, device=device)
+    last = torch.tensor([len(prompt) - 1 for prompt in prompts])
+    inputs = torch.full((len(prompts), int(last.max()) + 1), pad_id, dtype=torch.long)
     for b, prompt in enumerate(prompts):
-        inputs[b, : len(prompt)] = torch.tensor(prompt, device=device)
+        inputs[b, : len(prompt)] = torch.tensor(prompt)
     return inputs, last
 
 

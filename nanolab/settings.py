@@ -120,7 +120,43 @@ class SFTConfig:
     save: bool = True
 
 
-Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig
+@dataclass
+class EvalConfig:
+    """Settings of `nanolab eval`: grade a checkpoint on held-out rows."""
+
+    source: str = "sft"  # stage of the checkpoint: "base", "mid" or "sft"
+    model_tag: str = ""  # "" = the only one there is
+    step: int = -1  # -1 = the last
+    data: str = field(default_factory=default_data)
+    task_name: str = ""  # one task, or several with "|" between; "" = all of them
+    max_problems: int = -1  # problems of each task; -1 = all
+    num_samples: int = 1  # replies to each problem, for pass@k; more than 1 needs a temperature
+    temperature: float = 0.0  # 0 = greedy
+    top_k: int = 50  # tokens to choose among, if the temperature is not 0
+    max_tokens: int = 512  # longest reply, in tokens
+    batch_size: int = 32  # replies written at once; changes speed, not the grade
+    seed: int = 42
+    device_type: str = ""
+    dtype: str = "float32"  # of the matrix products: "float32", "bfloat16", "auto"
+    save: bool = True  # keep the table of every problem under data_cache/runs
+
+
+@dataclass
+class ChatConfig:
+    """Settings of `nanolab chat`: talk to a checkpoint in the terminal."""
+
+    source: str = "sft"  # stage of the checkpoint: "base", "mid" or "sft"
+    model_tag: str = ""  # "" = the only one there is
+    step: int = -1  # -1 = the last
+    prompt: str = ""  # answer this one message and end; "" = talk
+    temperature: float = 0.6  # 0 = greedy
+    top_k: int = 50  # tokens to choose among
+    max_tokens: int = 256  # longest reply, in tokens
+    seed: int = 42
+    device_type: str = ""
+
+
+Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig | EvalConfig | ChatConfig
 
 
 # What a setting may be: at least 1; or -1 (its comment says what that means) or at least 1; or one of some words.

@@ -12,9 +12,13 @@ import ast
 import math
 import operator
 import re
+import warnings
+from decimal import Decimal
 
 MAX_LENGTH = 200  # characters of an expression
 MAX_MAGNITUDE = 1e15  # of every intermediate number, so that no power grows for ever
+
+SIGNIFICANT_DIGITS = 10
 
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # the comma of 1,200
 
@@ -47,7 +51,9 @@ def calculate(expression: str) -> str | None:
     if "'" not in expression and '"' not in expression:
         expression = THOUSANDS.sub("", expression)
     try:
-        tree = ast.parse(expression, mode="eval").body
+        with warnings.catch_warnings():  # what is odd about it ('\\d', "1if") is nobody's concern here
+            warnings.simplefilter("ignore")
+            tree = ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     count = _count_call(tree)
@@ -60,14 +66,15 @@ def calculate(expression: str) -> str | None:
 
 
 def format_number(value: float) -> str:
-    """A number as GSM8K writes it: `10`, not `10.0`; at most ten significant digits.
+    """A number as GSM8K writes it: `10`, not `10.0` or `1e-07`; at most ten significant digits.
 
-    >>> format_number(10.0), format_number(0.1 + 0.2)
-    ('10', '0.3')
+    >>> format_number(10.0), format_number(0.1 + 0.2), format_number(1e-7)
+    ('10', '0.3', '0.0000001')
     """
     if isinstance(value, int) or float(value).is_integer():
         return str(int(value))
-    return f"{value:.10g}"
+    rounded = f"{Decimal(f'{value:.{SIGNIFICANT_DIGITS}g}'):f}"
+    return rounded.rstrip("0").rstrip(".") if "." in rounded else rounded
 
 
 def _value(node: ast.AST) -> float:

@@ -1,13 +1,26 @@
 import math
+import re
+import time
+import warnings
+from itertools import combinations
 
+import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanolab.batch import lay_out, pad_batch
 from nanolab.engine import Engine, sample
-from nanolab.evaluate import batches_by_length, bits_per_byte, evaluate, mean_loss
+from nanolab.evaluate import (
+    Evaluation,
+    batches_by_length,
+    bits_per_byte,
+    chat_core,
+    evaluate,
+    mean_loss,
+    wilson_interval,
+)
 from nanolab.tools import calculate, format_number
 from tests.conftest import random_model
 
@@ -43,42 +56,73 @@ def test_streaming_gives_the_same_tokens_one_by_one(tiny_model, small_tokenizer)
 
 
 class Scripted:
-    """A stand-in for the model's forward pass: says the scripted tokens, whatever it is told."""
+    """A stand-in for the model: what it says depends on the token before, `after[token]`, and on nothing else."""
 
-    def __init__(self, model, scripts):
-        self.model, self.scripts, self.position = model, scripts, 0
+    def __init__(self, model, after):
+        self.model, self.after = model, after
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
+    def hidden(self, inputs, cache=None):
+        return torch.nn.functional.one_hot(inputs, self.model.config.vocab_size)
+
     def logits(self, hidden):
-        rows = [script[min(self.position, len(script) - 1)] for script in self.scripts]
-        self.position += 1
+        rows = [self.after[token] for token in hidden.argmax(-1).tolist()]
         return torch.nn.functional.one_hot(torch.tensor(rows), self.model.config.vocab_size).float()
+
+
+def chain(*tokens):
+    """{token: the next one}."""
+    return dict(zip(tokens, tokens[1:], strict=False))
 
 
 def test_a_calculator_call_is_answered_by_force_and_rows_end_on_their_own(tiny_model, small_tokenizer):
     special, encode = small_tokenizer.special, small_tokenizer.encode
-    call = [special("python_start"), *encode("12*4"), special("python_end")]
-    answer = [special("output_start"), *encode("48"), special("output_end")]
-    first = [*call, *[7] * len(answer), 65, special("assistant_end")]  # the 7s are overruled by the output
-    second = [66, 67, special("assistant_end")]
-    model = Scripted(tiny_model, [first, second])
-    replies = Engine(model, small_tokenizer).generate([[1, 2], [3]], max_tokens=50, temperature=0)
-    assert replies == [[*call, *answer, 65], [66, 67]]
+    call = [special("python_start"), *encode("9*8"), special("python_end")]
+    answer = [special("output_start"), *encode("72"), special("output_end")]
+    overruled = dict.fromkeys([special("python_end"), *answer[:-1]], 7)
+    first = {**chain(2, *call), **overruled, **chain(answer[-1], 65, special("assistant_end"))}
+    model = Scripted(tiny_model, {**chain(3, 66, 67, special("bos")), **first})
+    replies = Engine(model, small_tokenizer).generate([[1, 2], [3], [1, 2]], max_tokens=50, temperature=0)
+    assert replies == [[*call, *answer, 65], [66, 67], [*call, *answer, 65]]
 
 
 def test_an_expression_the_calculator_refuses_gives_no_output_and_generation_goes_on(tiny_model, small_tokenizer):
     special = small_tokenizer.special
-    script = [
-        special("python_start"),
-        *small_tokenizer.encode("open(1)"),
-        special("python_end"),
-        65,
-        special("bos"),
-    ]
-    replies = Engine(Scripted(tiny_model, [script]), small_tokenizer).generate([[1]], max_tokens=50, temperature=0)
-    assert replies == [script[:-1]]
+    call = [special("python_start"), *small_tokenizer.encode("open(1)"), special("python_end")]
+    assert len(set(call)) == len(call)  # or the chain would not be one
+    model = Scripted(tiny_model, chain(1, *call, 65, special("bos")))
+    assert Engine(model, small_tokenizer).generate([[1]], max_tokens=50, temperature=0) == [[*call, 65]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_prompt_gets_the_same_reply_whoever_shares_its_batch(temperature, batch_size, small_tokenizer):
+    engine = Engine(random_model(small_tokenizer.vocab_size, seed=5), small_tokenizer)
+    prompts = [[(7 * k + j) % 250 + 1 for j in range(3 + 5 * (k % 4))] for k in range(8)]
+    seeds = [f"problem {k}" for k in range(8)]
+    options = {"max_tokens": 30, "temperature": temperature, "top_k": 40}
+    alone = [engine.generate([p], seed=[s], **options)[0] for p, s in zip(prompts, seeds, strict=True)]
+    assert engine.generate(prompts, seed=seeds, batch_size=batch_size, **options) == alone
+    assert len({tuple(reply) for reply in alone}) > 4
+
+
+def test_replies_come_as_they_end_and_waiting_prompts_take_their_places(tiny_model, small_tokenizer):
+    stop = small_tokenizer.special("assistant_end")
+    model = Scripted(tiny_model, {**chain(1, 11, 12, 13, 14, 15, 16, stop), **chain(2, 21, stop)})
+    ended = list(Engine(model, small_tokenizer).replies([[1], [2], [2], [2], [1]], 50, 0, batch_size=2))
+    long, short = [11, 12, 13, 14, 15, 16], [21]
+    assert ended == [(1, short), (2, short), (3, short), (0, long), (4, long)]
+
+
+def test_max_tokens_ends_a_reply(tiny_model, small_tokenizer):
+    model = Scripted(tiny_model, {1: 2, 2: 1})
+    assert Engine(model, small_tokenizer).generate([[1], [1, 2]], max_tokens=3, temperature=0) == [[2, 1, 2], [1, 2, 1]]
+
+
+def test_no_prompts_give_no_replies(tiny_model, small_tokenizer):
+    assert Engine(tiny_model, small_tokenizer).generate([]) == []
 
 
 def test_empty_prompts_and_negative_temperatures_are_refused(tiny_model, small_tokenizer):
@@ -87,11 +131,15 @@ def test_empty_prompts_and_negative_temperatures_are_refused(tiny_model, small_t
         engine.generate([[1], []])
     with pytest.raises(ValueError, match="temperature must be 0"):
         engine.generate([[1]], temperature=-1)
+    with pytest.raises(ValueError, match="max_tokens must be 1 or more, got 0"):
+        engine.generate([[1]], max_tokens=0)
+    with pytest.raises(ValueError, match="2 prompts but 3 seeds"):
+        engine.generate([[1], [2]], seed=[1, 2, 3])
 
 
 def test_top_k_never_draws_a_worse_token():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).expand(500, 4)
-    drawn = sample(logits, 5.0, top_k=2, generator=torch.Generator().manual_seed(0))
+    drawn = sample(logits, 5.0, top_k=2, draws=[k / 500 for k in range(500)])
     assert set(drawn.tolist()) == {1, 3}
 
 
@@ -130,9 +178,65 @@ def test_calculator(expression):
     assert calculate(expression) == CALCULATIONS[expression]
 
 
-@given(st.text(max_size=60) | st.text(alphabet="0123456789+-*/().,' countx", max_size=60))
-def test_no_expression_raises(expression):
-    assert calculate(expression) is None or isinstance(calculate(expression), str)
+HOSTILE = (
+    "(" * 500 + "1" + ")" * 500,
+    "-" * 150 + "1",
+    "9" * 199,
+    "1e308*10",
+    "9e14*9e14*9e14",
+    "0.1**0.1",
+    "lambda: 1",
+    "[1 for x in range(10**9)]",
+    "'a'.count('a', 10**9)",
+    "'a'.count(*'a')",
+    "'a'.__class__.__base__.__subclasses__()",
+    "f'{1}'.count('1')",
+    "('a'*10**9).count('a')",
+    "__import__('os').system('true')",
+    "'\\d'.count('d')",
+    "1if 1else 2",
+    "1\x00+1",
+    "\ud800",
+    "(yield)",
+    "x:=3",
+    "1j*1j",
+    "b'a'.count(b'a')",
+    "...",
+)
+FRAGMENTS = ("(", ")", "1", "9" * 30, "-", "+", "**", "*", "//", "%", "/", "'a'", ".count(", ",", " ", "x", "e308", ".")
+
+
+@settings(max_examples=4_000, deadline=1_000)  # milliseconds for one example
+@given(
+    st.sampled_from(HOSTILE)
+    | st.text(max_size=250)
+    | st.text(alphabet="0123456789+-*/().,' countx", max_size=60)
+    | st.lists(st.sampled_from(FRAGMENTS), max_size=60).map("".join)
+)
+def test_no_expression_raises_hangs_or_warns(expression):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = calculate(expression)
+    assert result is None or re.fullmatch(r"-?\d+(\.\d+)?", result)
+
+
+@pytest.mark.parametrize("expression", HOSTILE)
+def test_hostile_expressions_are_refused(expression):
+    began = time.perf_counter()
+    assert calculate(expression) in (None, "-1", "1")  # signs are arithmetic, and so is counting a d
+    assert time.perf_counter() - began < 1
+
+
+@given(
+    st.recursive(
+        st.integers(0, 99).map(str),
+        lambda x: st.tuples(x, st.sampled_from("+-*"), x).map(lambda t: f"({''.join(t)})"),
+        max_leaves=6,
+    )
+)
+def test_arithmetic_on_small_integers_is_that_of_python(expression):
+    value = eval(expression)  # our own digits and signs, made just above
+    assert calculate(expression) == str(value)
 
 
 def test_numbers_are_written_as_the_data_writes_them():
@@ -164,8 +268,75 @@ class Choices:
 
 def test_multiple_choice_does_not_depend_on_the_batch_size(tiny_model, small_tokenizer):
     tables = [evaluate(tiny_model, small_tokenizer, Choices(), batch_size=size).table for size in (1, 3, 100)]
+    probabilities = [table.pop("probability") for table in tables]
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
+    assert probabilities[0].to_list() == pytest.approx(probabilities[2].to_list(), abs=1e-5)
     assert all(reply in c["letters"] for reply, c in zip(tables[0]["reply"], Choices(), strict=False))
+
+
+class Words:
+    """A small generative task: a reply is right if it has an even number of letters."""
+
+    name, eval_type = "words", "generative"
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        question = {"role": "user", "content": "say something" + " please" * (i % 3)}
+        return {"messages": [question, {"role": "assistant", "content": "word"}]}
+
+    def evaluate(self, conversation, reply):
+        return len(reply) % 2 == 0
+
+
+def test_several_samples_are_graded_alike_for_any_batch_size_and_progress_is_told(small_tokenizer):
+    model = random_model(small_tokenizer.vocab_size, seed=5)
+    options = {"max_tokens": 12, "num_samples": 3, "temperature": 1.0, "top_k": 30}
+    seen = []
+    runs = [
+        evaluate(model, small_tokenizer, Words(), batch_size=size, progress=seen.append, **options)
+        for size in (1, 4, 64)
+    ]
+    assert runs[0].table.equals(runs[1].table) and runs[0].table.equals(runs[2].table)
+    assert runs[0].table[["problem", "sample"]].to_numpy().tolist() == [[i, s] for i in range(6) for s in range(3)]
+    assert runs[0].table["reply"].nunique() > 9  # samples differ
+    assert [(p.done, p.total) for p in seen[:18]] == [(n, 18) for n in range(1, 19)]
+    assert seen[17].num_correct == runs[0].num_correct and 0 < runs[0].accuracy < 1
+
+
+def test_pass_at_k_is_the_share_of_draws_with_a_right_reply():
+    replies = [(0, True), (0, False), (0, False), (1, False), (1, False), (1, False), (2, True), (2, True), (2, False)]
+    table = pd.DataFrame(replies, columns=["problem", "correct"])
+    graded = Evaluation("words", 3, 3, 0.0, table)
+    draws = [list(combinations(table["correct"][table["problem"] == i], 2)) for i in range(3)]
+    by_counting = sum(sum(map(any, pairs)) / len(pairs) for pairs in draws) / 3
+    assert graded.pass_at(2) == pytest.approx(by_counting)
+    assert (graded.pass_at(1), graded.accuracy) == (pytest.approx(3 / 9), pytest.approx(3 / 9))
+    with pytest.raises(ValueError, match="pass@4 needs at least 4 samples a problem; there are 3"):
+        graded.pass_at(4)
+
+
+def test_several_greedy_samples_are_refused(tiny_model, small_tokenizer):
+    with pytest.raises(ValueError, match="would all be the same"):
+        evaluate(tiny_model, small_tokenizer, Words(), num_samples=2)
+
+
+def test_the_interval_holds_the_accuracy_and_shrinks_with_more_problems():
+    few, many = wilson_interval(0.3, 10), wilson_interval(0.3, 1000)
+    assert few[0] < many[0] < 0.3 < many[1] < few[1]
+    assert wilson_interval(0.0, 50)[0] == 0.0 and 0 < wilson_interval(0.0, 50)[1] < 0.1
+
+
+def test_chat_core_is_0_where_guessing_is_and_1_where_all_is_right():
+    def graded(accuracy, chance):
+        return Evaluation(
+            "t", int(accuracy * 4), 4, chance, pd.DataFrame({"correct": [i < accuracy * 4 for i in range(4)]})
+        )
+
+    assert chat_core([graded(0.25, 0.25), graded(0.0, 0.0)]) == 0
+    assert chat_core([graded(1.0, 0.25), graded(1.0, 0.0)]) == 1
+    assert chat_core([graded(1.0, 0.25), graded(0.0, 0.0)]) == 0.5
 
 
 def test_an_evaluation_counts_its_first_problems_and_knows_the_chance(tiny_model, small_tokenizer):

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from nanolab.attention import KVCache
+from nanolab.convert import transformers_settings, transformers_weights
 from nanolab.gpt import GPT, LOGIT_SOFTCAP, GPTConfig
 from nanolab.loss import softcapped, supervised_cross_entropy
 from tests.conftest import random_model
@@ -12,33 +13,9 @@ def as_transformers(model: GPT):
     """The same weights in transformers' NanoChatForCausalLM."""
     from transformers import NanoChatConfig, NanoChatForCausalLM
 
-    config = model.config
-    theirs = NanoChatForCausalLM(
-        NanoChatConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.n_embd,
-            intermediate_size=4 * config.n_embd,
-            num_hidden_layers=config.n_layer,
-            num_attention_heads=config.n_head,
-            num_key_value_heads=config.n_kv_head,
-            max_position_embeddings=512,
-            tie_word_embeddings=False,
-        )
-    )
-    renames = {
-        "transformer.wte": "model.embed_tokens",
-        "transformer.h": "model.layers",
-        ".attn.c_proj": ".self_attn.o_proj",
-    }
-    renames |= {f".attn.c_{x}": f".self_attn.{x}_proj" for x in "qkv"} | {
-        ".mlp.c_fc": ".mlp.fc1",
-        ".mlp.c_proj": ".mlp.fc2",
-    }
-    weights = {}
-    for name, weight in model.state_dict().items():
-        for ours, their_name in renames.items():
-            name = name.replace(ours, their_name)
-        weights[name] = weight
+    settings = transformers_settings(model.config)
+    theirs = NanoChatForCausalLM(NanoChatConfig(**settings, max_position_embeddings=512))
+    weights = transformers_weights(model.state_dict())
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     assert not unexpected and not [name for name in missing if "rotary" not in name]
     return theirs.eval()
@@ -109,9 +86,8 @@ def test_logits_through_the_cache_equal_those_without():
     pieces = []
     with torch.no_grad():
         for start, stop in ((0, 5), (5, 6), (6, 12)):
-            positions = torch.arange(start, stop)[None].expand(2, -1)
-            pieces.append(model.logits(model.hidden(inputs[:, start:stop], positions, cache)))
-            cache.lengths = cache.lengths + (stop - start)
+            window = cache.window(0, [start, start], stop - start)
+            pieces.append(model.logits(model.hidden(inputs[:, start:stop], cache=window)))
         torch.testing.assert_close(torch.cat(pieces, dim=1), model(inputs), rtol=0, atol=1e-5)
 
 

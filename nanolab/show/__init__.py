@@ -6,30 +6,37 @@ everywhere (see palette.py): orange is supervised, blue is context, grey is padd
 """
 
 from nanolab.show.batches import batch_map, batch_maps, batch_view, inputs_targets_table, real_row_lengths
+from nanolab.show.chat import ChatBox, chat_view, stream_reply
 from nanolab.show.conversations import conversation_view, transcript
 from nanolab.show.curves import loss_curves, smooth
 from nanolab.show.live import LiveCurve, progress
 from nanolab.show.mixture import length_histogram, mixture_bars
+from nanolab.show.next_token import next_token_bars, next_token_probabilities
 from nanolab.show.plans import plan_map, plan_maps, who_sees_whom
 from nanolab.show.results import before_after_table
 from nanolab.show.tokens import token_view
 
 __all__ = [
+    "ChatBox",
     "LiveCurve",
     "batch_map",
     "batch_maps",
     "batch_view",
     "before_after_table",
+    "chat_view",
     "conversation_view",
     "inputs_targets_table",
     "length_histogram",
     "loss_curves",
     "mixture_bars",
+    "next_token_bars",
+    "next_token_probabilities",
     "plan_map",
     "plan_maps",
     "progress",
     "real_row_lengths",
     "smooth",
+    "stream_reply",
     "token_view",
     "transcript",
     "who_sees_whom",
