@@ -31,8 +31,8 @@ CHOICE_SLOTS = 8_192  # slots of multiple-choice prompts in one forward pass, at
 class Evaluation:
     """How a model did on a task.
 
-    `table` has one row a reply: problem, sample, prompt, expected, reply, correct (and tokens, or the probability given
-    to the letter picked).
+    `table` has one row a reply: problem, sample, prompt, expected, reply, correct; of replies in words also tokens, of
+    letters the probability given to the one picked, of programs why they are right or wrong.
     """
 
     task: str
@@ -137,16 +137,26 @@ def _graded(task, conversations, replies: Iterator[dict], total: int, progress) 
     rows, num_correct = [], 0
     for reply in replies:
         conversation = conversations[reply["problem"]]
-        correct = bool(task.evaluate(conversation, reply["reply"]))
+        correct, why = _verdict(task, conversation, reply["reply"])
         num_correct += correct
         expected = _text(conversation["messages"][-1]["content"])
         about = {"prompt": _prompt_text(conversation), "expected": expected}
-        rows.append({"problem": reply["problem"], "sample": reply["sample"], **about, **reply, "correct": correct})
+        rows.append(
+            {"problem": reply["problem"], "sample": reply["sample"], **about, **reply, "correct": correct, **why}
+        )
         if progress is not None:
             progress(Progress(task.name, len(rows), total, num_correct))
     columns = ["problem", "sample", "prompt", "expected", "reply", "correct"]
     table = pd.DataFrame(rows, columns=None if rows else columns)
     return table.sort_values(["problem", "sample"], ignore_index=True)
+
+
+def _verdict(task, conversation: dict, reply: str) -> tuple[bool, dict[str, str]]:
+    """Whether a reply is right, and for tasks that can say it (HumanEval) why."""
+    if not hasattr(task, "verdict"):
+        return bool(task.evaluate(conversation, reply)), {}
+    outcome = task.verdict(conversation, reply)
+    return outcome.passed, {"why": f"{outcome.reason}: {outcome.detail}" if outcome.detail else outcome.reason}
 
 
 def picked_letters(

@@ -161,14 +161,13 @@ Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig | EvalConfig | Cha
 
 # What a setting may be: at least 1; or -1 (its comment says what that means) or at least 1; or one of some words.
 POSITIVE = ("depth", "max_seq_len", "device_batch_size", "device_batch_tokens", "total_batch_size")
-POSITIVE += ("target_examples_per_step", "num_epochs")
-MINUS_ONE_OR_POSITIVE = ("num_iterations", "max_data_tokens", "eval_metrics_max_problems", "vocab_size")
+POSITIVE += ("target_examples_per_step", "num_epochs", "num_samples", "max_tokens", "batch_size", "top_k")
+MINUS_ONE_OR_POSITIVE = ("num_iterations", "max_data_tokens", "eval_metrics_max_problems", "vocab_size", "max_problems")
 WORDS = {
     "batching": BATCHINGS,
     "compile": ("auto", "on", "off"),
     "overlong": ("skip", "truncate", "error"),
     "loss_average": ("step", "micro_batch"),
-    "source": ("base", "mid"),
 }
 
 
@@ -186,6 +185,10 @@ def check_settings(config: Config):
             raise ValueError(f"{name} must be 1 or more, or -1, got {value}.")
         if name in WORDS and value not in WORDS[name]:
             raise ValueError(f"{name} must be one of {', '.join(WORDS[name])}, got {value!r}.")
+    if hasattr(config, "source") and config.source not in (allowed := _sources(config)):
+        raise ValueError(f"source must be one of {', '.join(allowed)}, got {config.source!r}.")
+    if getattr(config, "temperature", 0) < 0:
+        raise ValueError(f"temperature must be 0 (greedy) or more, got {config.temperature}.")
     if getattr(config, "num_workers", 0) < -1:
         raise ValueError(f"num_workers must be 0 or more, or -1, got {config.num_workers}.")
     if isinstance(config, BaseConfig | MidConfig) and config.total_batch_size % (micro := _micro_batch(config)):
@@ -193,6 +196,11 @@ def check_settings(config: Config):
             f"total_batch_size {config.total_batch_size:,} is not a multiple of device_batch_size * max_seq_len = "
             f"{config.device_batch_size} * {config.max_seq_len} = {micro:,} tokens."
         )
+
+
+def _sources(config: MidConfig | SFTConfig | EvalConfig | ChatConfig) -> tuple[str, ...]:
+    """Stages whose checkpoints a job can take: training goes on from base or mid; any can be graded and talked to."""
+    return ("base", "mid") if isinstance(config, MidConfig | SFTConfig) else ("base", "mid", "sft")
 
 
 def _micro_batch(config: BaseConfig | MidConfig) -> int:

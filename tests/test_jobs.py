@@ -9,9 +9,10 @@ from nanolab import jobs
 from nanolab.checkpoint import load_checkpoint
 from nanolab.cli import main
 from nanolab.evaluate import evaluate
-from nanolab.grades import grade, side_by_side
+from nanolab.grades import GRADED_TASKS, grade, grades_path, run_eval, side_by_side
 from nanolab.jobs import run, start, train_tokenizer
-from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
+from nanolab.sandbox import SandboxUnavailable
+from nanolab.settings import BaseConfig, EvalConfig, MidConfig, SFTConfig, TokenizerConfig
 from nanolab.tasks import make_task
 
 SMALL_STREAM = ["--max_seq_len=64", "--device_batch_size=2", "--total_batch_size=256", "--eval_tokens=256"]
@@ -240,14 +241,57 @@ def test_grades_of_stages_stand_side_by_side():
         grade(stage, "d1", "toy", tasks=("ARC-Easy", "SimpleSpelling"), max_problems=4, max_tokens=8)
     table = side_by_side(["base", "mid"], "d1")
     assert list(table.columns) == ["chance", "base", "mid", "problems"]
-    assert list(table.index) == ["ARC-Easy", "SimpleSpelling"] and set(table["problems"]) == {4}
+    assert list(table.index) == ["ARC-Easy", "SimpleSpelling", "ChatCORE"] and list(table["problems"]) == [4, 4, 8]
+    centered = [(table[stage] - table["chance"])[:2] / (1 - table["chance"][:2]) for stage in ("base", "mid")]
+    assert [table.loc["ChatCORE", stage] for stage in ("base", "mid")] == pytest.approx([x.mean() for x in centered])
 
 
-@pytest.mark.parametrize("name", ["ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "SimpleSpelling", "SpellingBee"])
+def test_a_later_grade_of_a_task_replaces_its_own_and_keeps_the_others_and_every_reply():
+    grade("mid", "d1", "toy", tasks=("ARC-Easy", "SimpleSpelling"), max_problems=4, max_tokens=8)
+    graded = grade("mid", "d1", "toy", tasks=("SimpleSpelling",), max_problems=3, max_tokens=8)
+    folder = grades_path("mid", "d1").parent
+    kept = json.loads((folder / "grades.json").read_text())
+    assert [(row["task"], row["problems"]) for row in kept] == [("ARC-Easy", 4), ("SimpleSpelling", 3)]
+    replies = [json.loads(line) for line in (folder / "replies" / "SimpleSpelling.jsonl").read_text().splitlines()]
+    assert [row["reply"] for row in replies] == list(graded["SimpleSpelling"].table["reply"]) and len(replies) == 3
+
+
+def test_humaneval_is_left_out_aloud_where_programs_cannot_be_shut_in(monkeypatch):
+    def refuse():
+        raise SandboxUnavailable("no walls here")
+
+    monkeypatch.setattr("nanolab.grades.check_sandbox", refuse)
+    said = []
+    graded = grade("mid", "d1", "toy", ("HumanEval", "ARC-Easy"), max_problems=2, max_tokens=4, say=said.append)
+    assert list(graded) == ["ARC-Easy"] and said == ["HumanEval is left out: no walls here"]
+    with pytest.raises(SandboxUnavailable, match="no walls here"):
+        run_eval(EvalConfig(source="mid", model_tag="d1", task_name="HumanEval", data="toy"), say=quiet)
+
+
+def test_the_eval_command_grades_what_it_was_told_and_says_what_came(capsys):
+    options = ["--source=mid", "--model_tag=d1", "--max_problems=3", "--max_tokens=8", "--data=toy"]
+    assert main(["eval", "--task_name=ARC-Easy|GSM8K", *options]) == 0
+    said = capsys.readouterr().out
+    assert "ARC-Easy: " in said and "of 3 (95 % interval" in said and "ChatCORE of these 2 tasks: " in said
+    sampled = ["--task_name=GSM8K", "--num_samples=2", "--temperature=0.8"]
+    assert main(["eval", *options, *sampled]) == 0 and "pass@2" in capsys.readouterr().out
+    assert main(["eval", *options, "--task_name=SmolTalk"]) == 1
+    assert "task_name 'SmolTalk' cannot be graded; there are: ARC-Easy" in capsys.readouterr().err
+
+
+def test_the_chat_command_answers_one_message(capsys):
+    assert main(["chat", "--source=mid", "--model_tag=d1", "--prompt=hello", "--max_tokens=5"]) == 0
+    assert capsys.readouterr().out.startswith("mid d1, step ")
+    assert main(["chat", "--source=rl"]) == 1
+    assert "source must be one of base, mid, sft, got 'rl'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", GRADED_TASKS)
 def test_every_graded_task_can_be_graded(name):
     model, tokenizer, _, _ = load_checkpoint("mid", "d1")
     graded = evaluate(model, tokenizer, make_task(name), max_problems=3, max_tokens=8)
-    assert graded.num_problems == 3 and list(graded.table.columns) == ["prompt", "expected", "reply", "correct"]
+    assert graded.num_problems == 3 and list(graded.table["problem"]) == [0, 1, 2]
+    assert {"prompt", "expected", "reply", "correct"} < set(graded.table.columns)
     assert ("<|output_start|>" in graded.table["expected"][0]) == (name in ("GSM8K", "SpellingBee"))
 
 
