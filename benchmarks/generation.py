@@ -1,17 +1,16 @@
 """How fast does the model talk? Ours against transformers' `generate`, greedy, the same d4 weights and prompts.
 
-    python benchmarks/generation.py [--vocab_sizes 4096 65536] [--batch_sizes 1 16] [--max_tokens 128] [--rounds 3]
+    python benchmarks/generation.py [--vocab_sizes 1024 65536] [--batch_sizes 1 16] [--max_tokens 128] [--rounds 3]
 
-The prompts have 20 to 200 tokens; transformers pads them on the left. Random weights hardly ever stop, and transformers
-is told not to; ours ends a row that does, so rates are of tokens said. Before the clock starts the replies of both are
-compared: the same tokens, but where the two best logits lie so close that rounding decides.
+The prompts are GSM8K's test rows, cut by a tokenizer of 1,024 tokens; transformers pads them on the left. Random
+weights hardly ever stop, and transformers is told not to; ours ends a row that does, so rates are of tokens said.
+Before the clock starts the replies of both are compared: the same tokens, but where the two best logits lie so close
+that rounding decides.
 
-Then grading: problems a second of a generative task (GSM8K's built-in rows), batches of 32 against one at a time.
-Measured in turn; medians.
+Then grading: problems a second of the same task, batches of 32 against one at a time. Measured in turn; medians.
 """
 
 import argparse
-import random
 import statistics
 
 import torch
@@ -21,17 +20,19 @@ from nanolab.convert import transformers_settings, transformers_weights
 from nanolab.engine import Engine
 from nanolab.evaluate import evaluate
 from nanolab.gpt import GPT
+from nanolab.render import render_for_completion
 from nanolab.runtime import describe_machine, pick_device
-from nanolab.tasks import GSM8K
-from nanolab.tokenizer import NUM_BYTES, Tokenizer
+from nanolab.settings import TOY_VOCAB_SIZE
+from nanolab.tasks import GSM8K, load_text
+from nanolab.tokenizer import Tokenizer
 
-PROMPT_LENGTHS = (20, 200)  # shortest and longest
 COLUMNS = ("vocabulary, batch", "ours tokens/s", "transformers tokens/s", "ours is faster by", "same tokens")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocab_sizes", type=int, nargs="+", default=[4_096, 65_536])
+    parser.add_argument("--data", default="toy", help='"toy" or a directory of rows')
+    parser.add_argument("--vocab_sizes", type=int, nargs="+", default=[1_024, 65_536])
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--max_tokens", type=int, default=128)
     parser.add_argument("--max_problems", type=int, default=32, help="of the grading measurement")
@@ -39,16 +40,18 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     print(f"{describe_machine(pick_device())}; d{args.depth}, float32, greedy, {args.max_tokens} tokens a reply")
-    rows = [compared(args, V, B) for V in args.vocab_sizes for B in args.batch_sizes]
-    print_table(COLUMNS, rows)
+    task = GSM8K("main", "test", data=args.data)
+    tokenizer = Tokenizer.train((row["text"] for row in load_text("train", data="toy")), TOY_VOCAB_SIZE)
+    print_table(COLUMNS, [compared(args, task, tokenizer, V, B) for V in args.vocab_sizes for B in args.batch_sizes])
     print()
-    graded(args)
+    graded(args, task, tokenizer)
 
 
-def compared(args, vocab_size: int, batch_size: int) -> list[str]:
+def compared(args, task: GSM8K, tokenizer: Tokenizer, vocab_size: int, batch_size: int) -> list[str]:
     """One row of the table."""
     model = make_model(args.depth, vocab_size).eval()
-    engine, prompts = Engine(model, bytes_and_specials()), some_prompts(batch_size)
+    engine = Engine(model, tokenizer)
+    prompts = [render_for_completion(task[k], tokenizer) for k in range(batch_size)]
     theirs = transformers_generate(model, prompts, args.max_tokens)
 
     def ours() -> list[list[int]]:
@@ -63,17 +66,6 @@ def compared(args, vocab_size: int, batch_size: int) -> list[str]:
     faster = times_as_fast(per_token[1], per_token[0])
     name = f"{vocab_size:,}, {batch_size}"
     return [name, f"{rates[0]:,.0f}", f"{rates[1]:,.0f}", f"{faster:.2f}", f"{same} of {len(said)}"]
-
-
-def some_prompts(number: int) -> list[list[int]]:
-    """Random bytes as ids, of random lengths."""
-    draws = random.Random(0)
-    return [[draws.randrange(NUM_BYTES) for _ in range(draws.randint(*PROMPT_LENGTHS))] for _ in range(number)]
-
-
-def bytes_and_specials() -> Tokenizer:
-    """The smallest tokenizer: the engine needs the ids of the special tokens, and nothing is read here."""
-    return Tokenizer([bytes([b]) for b in range(NUM_BYTES)])
 
 
 def transformers_generate(model: GPT, prompts: list[list[int]], max_tokens: int):
@@ -101,10 +93,8 @@ def transformers_generate(model: GPT, prompts: list[list[int]], max_tokens: int)
     return generate
 
 
-def graded(args):
+def graded(args, task: GSM8K, tokenizer: Tokenizer):
     """Problems a second, batched and one at a time, with the replies compared."""
-    task = GSM8K("main", "test", data="toy")
-    tokenizer = Tokenizer.train((message["content"] for k in range(50) for message in task[k]["messages"][:1]), 512)
     model = make_model(args.depth, tokenizer.vocab_size)
 
     def graded_by(batch_size: int):

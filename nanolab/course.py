@@ -34,6 +34,7 @@ NOTEBOOKS = CLONE / "notebooks"
 TRAINING_NOTEBOOKS = ("07_base_and_mid.ipynb", "08_sft.ipynb")
 NOT_FOR_TERMINALS = ("Executing Cell", "Ending Cell", "<IPython.core", "<Figure", "<nanolab")  # in papermill's log
 STAGES = {"base": BaseConfig, "mid": MidConfig, "sft": SFTConfig}
+PARENTS = {"mid": "base", "sft": "mid"}  # the stage whose checkpoint a stage starts from
 
 # What a laptop can do in a few minutes: a few hundred small steps instead of nanochat's thousands of large ones, and
 # small micro-batches, which measured faster than larger ones on a processor (LOG.md, 2026-11-23).
@@ -43,10 +44,11 @@ RECIPE = {
     "mid": {**STREAM, "num_iterations": 220},
     "sft": {"init_lr_frac": 0.3, "device_batch_size": 8, "eval_steps": 8, "eval_metrics_max_problems": 100},
 }
-# With a vocabulary of 65,536 a token costs five times as much: enough to have something to start SFT from, no more.
+# With a vocabulary of 65,536 a token costs five times as much: enough to have something to go on from, no more.
 SHORT = {
     "base": {"num_iterations": 60, "total_batch_size": 1024},
     "mid": {"num_iterations": 20, "total_batch_size": 1024},
+    "sft": {"num_iterations": 10, "target_examples_per_step": 8, "eval_steps": 2, "eval_metrics_max_problems": 10},
 }
 
 
@@ -73,7 +75,7 @@ def ensure_tokenizer(data: str, say=print) -> Tokenizer:
 
 
 def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say=print) -> Path:
-    """The folder of a base or mid checkpoint; if it is missing, train what is missing first, and say so.
+    """The folder of a base, mid or SFT checkpoint; if it is missing, train what is missing first, and say so.
 
     On built-in rows by the recipe (some minutes); on other data only a few steps, enough to go on from.
     """
@@ -85,8 +87,8 @@ def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say=print) -
         return path
     except FileNotFoundError:
         say(f"No {stage} checkpoint {model_tag!r} yet -> training it now.")
-    if stage == "mid":
-        ensure_checkpoint("base", data, model_tag, say)
+    if stage in PARENTS:
+        ensure_checkpoint(PARENTS[stage], data, model_tag, say)
     else:
         ensure_tokenizer(data, say)
     changes = {} if data == "toy" else SHORT[stage]

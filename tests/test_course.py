@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from nanolab import course
-from nanolab.settings import TokenizerConfig
+from nanolab.settings import TokenizerConfig, check_settings
 
 NOTEBOOKS = sorted(course.NOTEBOOKS.glob("*.ipynb"))
 
@@ -87,3 +87,27 @@ def test_a_missing_mid_checkpoint_is_trained_with_all_it_needs(monkeypatch):
     ]
     said.clear()
     assert course.ensure_checkpoint("mid", "toy", "tiny", said.append) == path and not said
+
+
+def test_a_missing_sft_checkpoint_is_trained_from_the_mid_checkpoint_there_is(monkeypatch):
+    tiny = {"num_iterations": 1, "max_seq_len": 32, "device_batch_size": 1, "total_batch_size": 32, "eval_tokens": 32}
+    sft = {"num_iterations": 1, "target_examples_per_step": 2, "eval_steps": 1, "eval_metrics_max_problems": 1}
+    small = TokenizerConfig(data="toy", vocab_size=300, max_chars=5_000, max_words=10)
+    monkeypatch.setattr(course, "TokenizerConfig", lambda data: small)
+    monkeypatch.setattr(course, "RECIPE", {"base": {**tiny, "depth": 1}, "mid": tiny, "sft": sft})
+    said = []
+    mid = course.ensure_checkpoint("mid", "toy", "tiny", said.append)
+    said.clear()
+    path = course.ensure_checkpoint("sft", "toy", "tiny", said.append)
+    assert path.parent.parent.name == "sft" and path.parent.name == "tiny" and (path / "model.safetensors").exists()
+    assert [line for line in said if "training it now" in line] == ["No sft checkpoint 'tiny' yet -> training it now."]
+    assert any(line.startswith("Starting from") and mid.name in line for line in said)
+    said.clear()
+    assert course.ensure_checkpoint("sft", "toy", "tiny", said.append) == path and not said
+
+
+@pytest.mark.parametrize("stage", course.STAGES)
+def test_on_other_data_every_stage_has_a_short_form_with_settings_that_work(stage):
+    config = course.recipe(stage, "rows", **course.SHORT[stage])
+    check_settings(config)
+    assert 0 < config.num_iterations <= 60

@@ -1,4 +1,5 @@
 import math
+import os
 import re
 import time
 import warnings
@@ -21,6 +22,8 @@ from nanolab.evaluate import (
     mean_loss,
     wilson_interval,
 )
+from nanolab.tasks import GSM8K
+from nanolab.tasks.gsm8k import CALCULATION
 from nanolab.tools import calculate, format_number
 from tests.conftest import random_model
 
@@ -237,6 +240,18 @@ def test_hostile_expressions_are_refused(expression):
 def test_arithmetic_on_small_integers_is_that_of_python(expression):
     value = eval(expression)  # our own digits and signs, made just above
     assert calculate(expression) == str(value)
+
+
+@pytest.mark.parametrize("data", ["toy", os.environ.get("NANOLAB_DATA", "toy")])
+def test_the_calculator_reproduces_the_annotations_of_gsm8k(data):
+    rows = GSM8K("main", "train", data=data).ds
+    steps = [step for k in range(len(rows)) for step in CALCULATION.findall(rows[k]["answer"])]
+    results = [calculate(expression) for expression, _ in steps]
+    assert len(steps) > 1_000 and None not in results
+    same_number = [float(a) == float(b.replace(",", "")) for a, (_, b) in zip(results, steps, strict=True)]
+    assert sum(same_number) >= 0.99 * len(steps)
+    as_text = [a == b for a, (_, b) in zip(results, steps, strict=True)]
+    assert sum(as_text) >= 0.97 * len(steps)  # the others write 20 as 20.00, or 0.5 as .5
 
 
 def test_numbers_are_written_as_the_data_writes_them():
