@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 
 from nanolab.attention import KVCache
+from nanolab.decode import Decoder
 from nanolab.gpt import GPT
 from nanolab.render import render_for_completion
 from nanolab.runtime import DTYPES, autocast
@@ -109,21 +110,23 @@ class Engine:
         waiting = deque(_rows(prompts, seed))
         check_sampling(max_tokens, temperature, top_k, batch_size)
         self.model.eval()
-        cache = self._cache(prompts, max_tokens, min(batch_size, len(prompts))) if prompts else None
+        if not prompts:
+            return
+        cache = self._cache(prompts, max_tokens, min(batch_size, len(prompts)))
+        decoder = self._decoder()
         rows: list[_Row] = []
         while waiting or rows:
             free = batch_size - len(rows)
             if waiting and (not rows or free * REFILL_SHARE >= batch_size):
                 asked = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                with autocast(self.model.device, self.dtype):
-                    logits = self._prefill(cache, len(rows), asked)
+                hidden = self._prefill(cache, len(rows), asked)
                 rows += asked
             else:
                 asked = rows
-                with autocast(self.model.device, self.dtype):
-                    logits = self._decode(cache, rows)
-            draws = [row.draws.random() for row in asked] if temperature > 0 else None
-            for row, sampled in zip(asked, sample(logits, temperature, top_k, draws).tolist(), strict=True):
+                hidden = decoder.step([row.last for row in rows], cache, [row.length for row in rows])
+                for row in rows:
+                    row.length += 1
+            for row, sampled in zip(asked, _chosen(decoder, hidden, asked, temperature, top_k), strict=True):
                 yield row.index, self._advance(row, sampled)
                 if not row.done and row.num_said == max_tokens:
                     row.done = True
@@ -136,34 +139,30 @@ class Engine:
         shape = (num_rows, config.n_kv_head, capacity, config.n_embd // config.n_head)
         return KVCache(config.n_layer, shape, device, DTYPES[self.dtype])
 
+    def _decoder(self) -> Decoder:
+        return Decoder(self.model, DTYPES[self.dtype])
+
     def _prefill(self, cache: KVCache, first_row: int, rows: list[_Row]) -> torch.Tensor:
-        """Read the prompts of new rows into the cache, a few of similar length at a time; the logits (B, V) behind."""
+        """Read the prompts of new rows into the cache, a few of similar length at a time; hidden (C, B) behind them."""
         rows.sort(key=lambda row: len(row.prompt))
         last, begin = [], 0
         for end in range(1, len(rows) + 1):
             if end == len(rows) or (end + 1 - begin) * len(rows[end].prompt) > PREFILL_SLOTS:
                 last.append(self._read(cache, first_row + begin, rows[begin:end]))
                 begin = end
-        return self.model.logits(torch.cat(last))
+        return torch.cat(last, dim=1)
 
     def _read(self, cache: KVCache, first_row: int, rows: list[_Row]) -> torch.Tensor:
-        """One call of the model on whole prompts, padded on the right; hidden states (B, C) of the last tokens."""
+        """One call of the model on whole prompts, padded on the right; hidden (C, B) of their last tokens."""
         lengths = torch.tensor([len(row.prompt) for row in rows])
         inputs = torch.full((len(rows), int(lengths.max())), self._stops[0], dtype=torch.long)
         for b, row in enumerate(rows):
             inputs[b, : len(row.prompt)] = torch.tensor(row.prompt)
             row.length = len(row.prompt)
         window = cache.window(first_row, [0] * len(rows), inputs.size(1))
-        hidden = self.model.hidden(inputs.to(self.model.device), cache=window)  # (B, T, C)
-        return hidden[torch.arange(len(rows)), lengths - 1]
-
-    def _decode(self, cache: KVCache, rows: list[_Row]) -> torch.Tensor:
-        """Append every row's newest token; the logits (B, V) behind it."""
-        inputs = torch.tensor([[row.last] for row in rows], device=self.model.device)  # (B, 1)
-        window = cache.window(0, [row.length for row in rows], 1)
-        for row in rows:
-            row.length += 1
-        return self.model.logits(self.model.hidden(inputs, cache=window)[:, 0])
+        with autocast(self.model.device, self.dtype):
+            hidden = self.model.hidden(inputs.to(self.model.device), cache=window)  # (B, T, C)
+        return hidden[torch.arange(len(rows)), lengths - 1].t()
 
     def _advance(self, row: _Row, sampled: int) -> int | None:
         """The token a row says: a forced one if there is any, else the sampled one; None if that ends it."""
@@ -194,6 +193,15 @@ def _rows(prompts: Sequence[Sequence[int]], seed: int | Sequence) -> Iterator[_R
     return (_Row(k, prompt, random.Random(str(s))) for k, (prompt, s) in enumerate(zip(prompts, seeds, strict=True)))
 
 
+def _chosen(
+    decoder: Decoder, hidden: torch.Tensor, rows: list[_Row], temperature: float, top_k: int | None
+) -> list[int]:
+    """The next token of each row by its hidden state (C, B), before anything is forced."""
+    if temperature == 0:
+        return decoder.best(hidden).tolist()
+    return sample(decoder.logits(hidden), temperature, top_k, [row.draws.random() for row in rows]).tolist()
+
+
 def _leave(rows: list[_Row], cache: KVCache):
     """Take ended rows out; the last row takes the place of each, in the list and in the cache."""
     for k in reversed(range(len(rows))):
@@ -213,19 +221,14 @@ def check_sampling(max_tokens: int, temperature: float, top_k: int | None, batch
             raise ValueError(f"{name} must be 1 or more, got {value}.")
 
 
-def sample(
-    logits: torch.Tensor, temperature: float, top_k: int | None = None, draws: Sequence[float] | None = None
-) -> torch.Tensor:
-    """Next ids (B,) from logits (B, V): the best one at temperature 0, else drawn among the `top_k` best.
+def sample(logits: torch.Tensor, temperature: float, top_k: int | None, draws: Sequence[float]) -> torch.Tensor:
+    """Next ids (B,) from logits (B, V), drawn among the `top_k` best at a temperature above 0.
 
     `draws`: one number in [0, 1) a row; where it falls in the row's cumulated probabilities is its token.
 
-    >>> logits = torch.tensor([[0.0, 5.0, 1.0]])
-    >>> sample(logits, 0.0).tolist(), sample(logits, 1.0, draws=[0.999]).tolist()
-    ([1], [2])
+    >>> sample(torch.tensor([[0.0, 5.0, 1.0]]), 1.0, None, draws=[0.999]).tolist()
+    [2]
     """
-    if temperature == 0:
-        return logits.argmax(dim=-1)
     if top_k is not None:
         worst_kept = logits.topk(min(top_k, logits.size(-1)), dim=-1).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < worst_kept, -torch.inf)

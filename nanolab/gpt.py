@@ -159,8 +159,6 @@ class GPT(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., C) hidden states -> (..., V) soft-capped logits, float32."""
-        if hidden.dim() == 2:  # a few rows: head times rows, not rows times head, twice as fast on a processor (LOG.md)
-            return softcapped((self.lm_head.weight @ hidden.t()).t().float(), LOGIT_SOFTCAP)
         return softcapped(self.lm_head(hidden).float(), LOGIT_SOFTCAP)
 
     def forward(

@@ -44,17 +44,21 @@ class Saying:
             yield token
 
 
-class Reciting:
-    """Stands in for a model, under the real engine: greedily says one token of its script after the other."""
+class Reciting(Engine):
+    """An engine whose model says one token of its script after the other, whatever it is told."""
 
-    def __init__(self, model, script):
-        self.model, self.script = model, list(script)
+    def __init__(self, model, tokenizer, script):
+        super().__init__(model, tokenizer)
+        self.script = list(script)
 
-    def __getattr__(self, name):
-        return getattr(self.model, name)
+    def _decoder(self):
+        return self
 
-    def logits(self, hidden):
-        return torch.nn.functional.one_hot(torch.tensor([self.script.pop(0)]), self.model.config.vocab_size).float()
+    def step(self, tokens, cache, lengths):
+        return None
+
+    def best(self, hidden):
+        return torch.tensor([self.script.pop(0)])
 
 
 def ids(tokenizer, *pieces):
@@ -79,8 +83,8 @@ def test_a_reply_becomes_parts_that_render_to_the_ids_the_engine_said(tiny_model
     said = ids(small_tokenizer, "It is ", "<|python_start|>", "12*4", "<|python_end|>")
     forced = ids(small_tokenizer, "<|output_start|>", "48", "<|output_end|>")
     after = ids(small_tokenizer, "€ 48, the cat said.", "<|assistant_end|>")
-    model = Reciting(tiny_model, [*said, *[7] * len(forced), *after])  # the 7s are overruled
-    chat = Chat(Engine(model, small_tokenizer), temperature=0)
+    engine = Reciting(tiny_model, small_tokenizer, [*said, *[7] * len(forced), *after])  # the 7s are overruled
+    chat = Chat(engine, temperature=0)
     pieces = list(chat.stream("12 times 4?"))
     content = [
         {"type": "text", "text": "It is "},

@@ -11,7 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanolab.attention import KVCache
 from nanolab.batch import lay_out, pad_batch
+from nanolab.decode import PACK_AFTER, Decoder
 from nanolab.engine import Engine, sample
 from nanolab.evaluate import (
     Evaluation,
@@ -22,6 +24,7 @@ from nanolab.evaluate import (
     mean_loss,
     wilson_interval,
 )
+from nanolab.gpt import GPT, GPTConfig
 from nanolab.tasks import GSM8K
 from nanolab.tasks.gsm8k import CALCULATION
 from nanolab.tools import calculate, format_number
@@ -41,6 +44,39 @@ def greedy_without_cache(model, prompt, max_tokens, stops):
     return ids[len(prompt) :]
 
 
+@pytest.mark.parametrize("config", [{"n_head": 2, "n_kv_head": 2}, {"n_head": 4, "n_kv_head": 2}])
+@pytest.mark.parametrize("lengths", [[5, 5, 5], [3, 9, 1]])
+def test_one_token_at_a_time_gives_the_models_logits(config, lengths):
+    torch.manual_seed(1)
+    model = GPT(GPTConfig(sequence_len=64, vocab_size=300, n_layer=2, n_embd=256, **config))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    ids = torch.randint(0, 300, (3, 12), generator=torch.Generator().manual_seed(2))
+    cache = KVCache(2, (3, config["n_kv_head"], 12, 256 // config["n_head"]), "cpu", torch.float32)
+    with torch.inference_mode():
+        decoder = Decoder(model, torch.float32)
+        for b, length in enumerate(lengths):
+            model.hidden(ids[b : b + 1, :length], cache=cache.window(b, [0], length))
+        for t in range(3):
+            tokens = [int(ids[b, length + t]) for b, length in enumerate(lengths)]
+            logits = decoder.logits(decoder.step(tokens, cache, [length + t for length in lengths]))  # (3, V)
+            whole = [model(ids[b : b + 1, : length + t + 1])[0, -1] for b, length in enumerate(lengths)]
+            torch.testing.assert_close(logits, torch.stack(whole), rtol=0, atol=1e-5)
+            assert decoder.best(decoder.step(tokens, cache, [n + t for n in lengths])).equal(logits.argmax(-1))
+
+
+def test_a_packed_head_gives_the_same_logits(monkeypatch):
+    monkeypatch.setattr("nanolab.decode.PACK_FROM", 100)
+    decoder = Decoder(random_model(300), torch.float32)
+    hidden = torch.randn(128, 3)
+    before = decoder.logits(hidden)
+    for _ in range(PACK_AFTER):
+        after = decoder.logits(hidden)
+    if decoder.packed_head is None:
+        pytest.skip("this torch cannot pack weights")
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_ragged_batches_through_the_cache_say_what_single_prompts_say_without_it(seed, small_tokenizer):
     model = random_model(small_tokenizer.vocab_size, seed=seed)
@@ -58,21 +94,25 @@ def test_streaming_gives_the_same_tokens_one_by_one(tiny_model, small_tokenizer)
     assert engine.generate([PROMPTS[1]], max_tokens=16, temperature=0.8, top_k=20, seed=4)[0] != whole
 
 
-class Scripted:
-    """A stand-in for the model: what it says depends on the token before, `after[token]`, and on nothing else."""
+class Scripted(Engine):
+    """An engine whose model says what the token before decides, `after[token]`, and nothing else decides."""
 
-    def __init__(self, model, after):
-        self.model, self.after = model, after
+    def __init__(self, model, tokenizer, after):
+        super().__init__(model, tokenizer)
+        self.after = after
 
-    def __getattr__(self, name):
-        return getattr(self.model, name)
+    def _read(self, cache, first_row, rows):
+        super()._read(cache, first_row, rows)  # it also keeps the rows' lengths
+        return self.step([row.prompt[-1] for row in rows], cache, None)
 
-    def hidden(self, inputs, cache=None):
-        return torch.nn.functional.one_hot(inputs, self.model.config.vocab_size)
+    def _decoder(self):
+        return self
 
-    def logits(self, hidden):
-        rows = [self.after[token] for token in hidden.argmax(-1).tolist()]
-        return torch.nn.functional.one_hot(torch.tensor(rows), self.model.config.vocab_size).float()
+    def step(self, tokens, cache, lengths):
+        return torch.tensor([[self.after[token] for token in tokens]])
+
+    def best(self, hidden):
+        return hidden[0]
 
 
 def chain(*tokens):
@@ -86,8 +126,8 @@ def test_a_calculator_call_is_answered_by_force_and_rows_end_on_their_own(tiny_m
     answer = [special("output_start"), *encode("72"), special("output_end")]
     overruled = dict.fromkeys([special("python_end"), *answer[:-1]], 7)
     first = {**chain(2, *call), **overruled, **chain(answer[-1], 65, special("assistant_end"))}
-    model = Scripted(tiny_model, {**chain(3, 66, 67, special("bos")), **first})
-    replies = Engine(model, small_tokenizer).generate([[1, 2], [3], [1, 2]], max_tokens=50, temperature=0)
+    engine = Scripted(tiny_model, small_tokenizer, {**chain(3, 66, 67, special("bos")), **first})
+    replies = engine.generate([[1, 2], [3], [1, 2]], max_tokens=50, temperature=0)
     assert replies == [[*call, *answer, 65], [66, 67], [*call, *answer, 65]]
 
 
@@ -95,8 +135,8 @@ def test_an_expression_the_calculator_refuses_gives_no_output_and_generation_goe
     special = small_tokenizer.special
     call = [special("python_start"), *small_tokenizer.encode("open(1)"), special("python_end")]
     assert len(set(call)) == len(call)  # or the chain would not be one
-    model = Scripted(tiny_model, chain(1, *call, 65, special("bos")))
-    assert Engine(model, small_tokenizer).generate([[1]], max_tokens=50, temperature=0) == [[*call, 65]]
+    engine = Scripted(tiny_model, small_tokenizer, chain(1, *call, 65, special("bos")))
+    assert engine.generate([[1]], max_tokens=50, temperature=0) == [[*call, 65]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
@@ -113,15 +153,15 @@ def test_a_prompt_gets_the_same_reply_whoever_shares_its_batch(temperature, batc
 
 def test_replies_come_as_they_end_and_waiting_prompts_take_their_places(tiny_model, small_tokenizer):
     stop = small_tokenizer.special("assistant_end")
-    model = Scripted(tiny_model, {**chain(1, 11, 12, 13, 14, 15, 16, stop), **chain(2, 21, stop)})
-    ended = list(Engine(model, small_tokenizer).replies([[1], [2], [2], [2], [1]], 50, 0, batch_size=2))
+    engine = Scripted(tiny_model, small_tokenizer, {**chain(1, 11, 12, 13, 14, 15, 16, stop), **chain(2, 21, stop)})
+    ended = list(engine.replies([[1], [2], [2], [2], [1]], 50, 0, batch_size=2))
     long, short = [11, 12, 13, 14, 15, 16], [21]
     assert ended == [(1, short), (2, short), (3, short), (0, long), (4, long)]
 
 
 def test_max_tokens_ends_a_reply(tiny_model, small_tokenizer):
-    model = Scripted(tiny_model, {1: 2, 2: 1})
-    assert Engine(model, small_tokenizer).generate([[1], [1, 2]], max_tokens=3, temperature=0) == [[2, 1, 2], [1, 2, 1]]
+    engine = Scripted(tiny_model, small_tokenizer, {1: 2, 2: 1})
+    assert engine.generate([[1], [1, 2]], max_tokens=3, temperature=0) == [[2, 1, 2], [1, 2, 1]]
 
 
 def test_no_prompts_give_no_replies(tiny_model, small_tokenizer):
