@@ -2,14 +2,17 @@
 
     data_cache/checkpoints/<stage>/<model_tag>/step_000123/
         model.safetensors    the weights
+        optimizer.pt         what resuming needs besides: both optimizers, random states
         meta.json            the model's shape, settings, metrics, where it came from
         tokenizer.json       the tokenizer it was trained with, so that a checkpoint is complete by itself
 
-A checkpoint is written into a folder beside its place and renamed in, so a reader never sees half of one.
+A checkpoint is written into a folder beside its place, flushed to the disk and renamed in, so a reader never sees half
+of one, and neither does the machine after a power cut.
 """
 
 import json
 import os
+import pickle
 import re
 import shutil
 import tempfile
@@ -26,7 +29,7 @@ from nanolab.paths import cache_dir, shown
 from nanolab.tokenizer import Tokenizer
 
 STAGES = ("base", "mid", "sft")
-WEIGHTS, META = "model.safetensors", "meta.json"
+WEIGHTS, META, OPTIMIZER = "model.safetensors", "meta.json", "optimizer.pt"
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
 
 
@@ -46,11 +49,20 @@ def stage_dir(stage: str) -> Path:
     return cache_dir() / "checkpoints" / stage
 
 
-def save_checkpoint(stage: str, model_tag: str, step: int, model: GPT, tokenizer: Tokenizer, meta: dict) -> Path:
+def save_checkpoint(
+    stage: str,
+    model_tag: str,
+    step: int,
+    model: GPT,
+    tokenizer: Tokenizer,
+    meta: dict,
+    training_state: dict | None = None,
+) -> Path:
     """Write a checkpoint and return its folder; one that was there for the same step is replaced.
 
     `meta` is kept as JSON under the keys given; `stage`, `model_tag`, `step`, `model_config` and `tokenizer` (its
-    fingerprint) are added.
+    fingerprint) are added. `training_state`: what `load_training_state` will give, plain data and tensors. Raises
+    OSError, with the earlier checkpoints whole, if it cannot be written.
 
     >>> save_checkpoint("sft", "d4", 10, model, tokenizer, {"settings": {}}).name        # doctest: +SKIP
     'step_000010'
@@ -70,15 +82,67 @@ def save_checkpoint(stage: str, model_tag: str, step: int, model: GPT, tokenizer
         }
         (beside / META).write_text(json.dumps({**known, **meta}, indent=2), encoding="utf-8")
         tokenizer.save(beside)
+        if training_state is not None:
+            torch.save(training_state, beside / OPTIMIZER)
+        _flush(beside)
         os.chmod(beside, 0o755)  # mkdtemp makes it private
         if place.exists():
             _swap(beside, place)
         else:
             beside.rename(place)
+        _flush_folder(place.parent)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise OSError(
+            error.errno, f"Could not write {shown(place)} ({error.strerror or error}); earlier checkpoints are whole."
+        ) from error
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     return place
+
+
+def load_training_state(path: Path) -> dict:
+    """What a run needs to go on from a checkpoint's folder: see `save_checkpoint`. Runs no code (`weights_only`).
+
+    Raises ValueError if the checkpoint has none, or it is damaged.
+    """
+    if not (path / OPTIMIZER).exists():
+        raise ValueError(f"{shown(path)} has no {OPTIMIZER}: it can be trained further as a start, not resumed.")
+    try:
+        return torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{shown(path / OPTIMIZER)} is damaged or holds more than plain data: {error}") from error
+
+
+def remove_older(stage: str, model_tag: str, keep_last: int):
+    """Keep only the newest checkpoints of a tag; -1 keeps all."""
+    folder = stage_dir(stage) / model_tag
+    steps = saved_steps(folder)
+    for step in steps[: len(steps) - keep_last] if keep_last > 0 else []:
+        shutil.rmtree(folder / f"step_{step:06d}")
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps with a checkpoint in a tag's folder, in order."""
+    return sorted(int(match[1]) for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name)))
+
+
+def _flush(folder: Path):
+    """Wait until a folder's files are on the disk: a rename may reach it before what was written first."""
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path):
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _swap(new: Path, place: Path):
@@ -106,9 +170,7 @@ def find_checkpoint(stage: str, model_tag: str = "", step: int = -1) -> Path:
         raise FileNotFoundError(
             f"No {stage} checkpoint {model_tag!r} in {shown(folder)}. There are: {', '.join(tags)}."
         )
-    steps = sorted(
-        int(match[1]) for path in (folder / model_tag).iterdir() if (match := STEP_FOLDER.fullmatch(path.name))
-    )
+    steps = saved_steps(folder / model_tag)
     if not steps or (step >= 0 and step not in steps):
         raise FileNotFoundError(f"No step {step} in {shown(folder / model_tag)}. There are: {steps or 'none'}.")
     return folder / model_tag / f"step_{step if step >= 0 else steps[-1]:06d}"
@@ -119,7 +181,11 @@ def load_checkpoint(stage: str, model_tag: str = "", step: int = -1, device: tor
 
     Raises FileNotFoundError or ValueError naming the file and what to do.
     """
-    path = find_checkpoint(stage, model_tag, step)
+    return load_folder(find_checkpoint(stage, model_tag, step), device)
+
+
+def load_folder(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """`load_checkpoint` of a folder."""
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
         model = GPT(GPTConfig(**meta["model_config"]))

@@ -1,6 +1,7 @@
 """`python -m nanolab tokenizer | base | mid | sft | eval | chat`: the jobs on the command line, options named like the
 settings."""
 
+import signal
 import sys
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from nanolab import chat, jobs
 from nanolab.evaluate import Progress, chat_core
 from nanolab.grades import run_eval
+from nanolab.interrupt import Interrupted
 from nanolab.sandbox import SandboxUnavailable
 from nanolab.settings import (
     BaseConfig,
@@ -34,7 +36,7 @@ Command = (
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run one job; the exit status is 0, or 1 after an error that is told in one line."""
+    """Run one job; the exit status is 0, 1 after an error that is told in one line, 130 or 143 if it was stopped."""
     config = tyro.cli(Command, prog="nanolab", args=args)
     try:
         if isinstance(config, ChatConfig):
@@ -50,6 +52,12 @@ def main(args: list[str] | None = None) -> int:
     except (ValueError, OSError, DataUnavailable, FloatingPointError, SandboxUnavailable) as error:
         print(f"nanolab: {error}", file=sys.stderr)
         return 1
+    except Interrupted as stopped:
+        print(f"nanolab: {stopped}", file=sys.stderr)
+        return stopped.exit_status
+    except KeyboardInterrupt:
+        print("nanolab: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 
@@ -58,7 +66,9 @@ def grade_with_progress(config: EvalConfig):
     with tqdm(unit="reply", disable=not sys.stderr.isatty()) as bar:
 
         def show(progress: Progress):
-            bar.total, bar.n = progress.total, progress.done
+            if progress.done == 1:  # another task: its own time left
+                bar.reset(progress.total)
+            bar.n = progress.done
             bar.set_description(f"{progress.task} {progress.num_correct / progress.done:.1%}")
 
         graded = run_eval(config, say=tqdm.write, progress=show)

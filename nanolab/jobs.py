@@ -13,15 +13,25 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nanolab.batch import StepDataset, StreamDataset
-from nanolab.checkpoint import load_checkpoint, save_checkpoint
+from nanolab.checkpoint import (
+    META,
+    find_checkpoint,
+    load_checkpoint,
+    load_folder,
+    load_training_state,
+    remove_older,
+    save_checkpoint,
+)
 from nanolab.compiled import CompiledGPT, compiler_problem
 from nanolab.evaluate import bits_per_byte, evaluate, mean_loss
 from nanolab.gpt import GPT, GPTConfig
+from nanolab.interrupt import Interrupted, Interrupts
 from nanolab.layout import possible_shapes
 from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum
 from nanolab.paths import cache_dir, shown
@@ -40,6 +50,11 @@ from nanolab.tasks import ARC, MMLU, load_text, mid_mixture, mid_validation, sft
 from nanolab.tasks.words import load_words
 from nanolab.tokenizer import Tokenizer
 from nanolab.train import Report, Schedule, train
+
+STAGE_OF = {BaseConfig: "base", MidConfig: "mid", SFTConfig: "sft"}
+# Settings that may differ from those of the run that is resumed: they change no weight.
+FREE_WHEN_RESUMING = {"run", "resume", "save", "save_every", "keep_last", "num_workers", "eval_every", "eval_tokens"}
+FREE_WHEN_RESUMING |= {"eval_steps", "eval_metrics_every", "eval_metrics_max_problems", "model_tag", "step"}
 
 Say = Callable[[str], None]  # where lines of text for people go: print, or something silent
 
@@ -66,6 +81,7 @@ class Job:
     provenance: dict = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation of each kind
     saved: Path | None = None
+    first_step: int = 0  # more than 0 if resumed
 
     @property
     def run_dir(self) -> Path:
@@ -79,7 +95,10 @@ def start(config: BaseConfig | MidConfig | SFTConfig, say: Say = print) -> Job:
     if type(config) not in starters:
         raise TypeError(f"Expected BaseConfig, MidConfig or SFTConfig, got {type(config).__name__}.")
     check_settings(config)
-    job = starters[type(config)](config, say)
+    origin = checkpoint_to_resume(config, say)
+    job = starters[type(config)](config, say, origin)
+    if origin is not None:
+        _restore(job, origin, say)
     if job.num_iterations < 1:
         raise ValueError("The data is too small for a single step: make the batch smaller, or set num_iterations.")
     if isinstance(job.steps, StepDataset):
@@ -93,8 +112,14 @@ def run(job: Job, say: Say = print) -> Iterator[Report]:
     With torch.compile on, every shape of the batches is compiled first.
 
     Evaluations happen before a step's update and once after the last step. Every report is also a line of
-    `metrics.jsonl` in `job.run_dir`, written as it happens.
+    `metrics.jsonl` in `job.run_dir`, written as it happens. Ctrl-C (a stopped cell) and SIGTERM end the run before the
+    next micro-batch: what is done is saved, and Interrupted, a KeyboardInterrupt, says where and how to go on.
     """
+    with Interrupts() as interrupts:
+        yield from _run(job, say, interrupts)
+
+
+def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
     job.run_dir.mkdir(parents=True, exist_ok=True)
     if job.compiled is not None:
         job.compiled.warm_up(job.shapes, getattr(job.config, "batching", "padded"), job.dtype, say)
@@ -108,11 +133,17 @@ def run(job: Job, say: Say = print) -> Iterator[Report]:
         grad_clip=job.grad_clip,
         dtype=job.dtype,
         forward=job.compiled,
+        first_step=job.first_step,
+        should_stop=lambda: interrupts.asked is not None,
     )
-    with open(job.run_dir / "metrics.jsonl", "w", encoding="utf-8") as metrics_file:
-        for step in range(job.num_iterations):
+    with _metrics_file(job) as metrics_file:
+        for step in range(job.first_step, job.num_iterations):
+            if job.config.save_every > 0 and step > job.first_step and step % job.config.save_every == 0:
+                _save(job, step, say)
             metrics = _evaluate_and_say(job, step, say)
-            report = next(training)
+            report = next(training, None)
+            if report is None:
+                _leave(job, step, interrupts.asked, say)
             report.metrics = metrics
             _write_line(metrics_file, report)
             yield report
@@ -122,9 +153,85 @@ def run(job: Job, say: Say = print) -> Iterator[Report]:
         warm = len(job.compiled.warm_shapes)
         say(f"Compiled shapes: {warm}; recompilations after the warm-up: {job.compiled.recompilations}")
     if job.config.save:
-        meta = {"settings": asdict(job.config), "metrics": job.metrics, "provenance": job.provenance}
-        job.saved = save_checkpoint(job.stage, job.model_tag, job.num_iterations, job.model, job.tokenizer, meta)
-        say(f"Saved the {job.stage} checkpoint {shown(job.saved)}")
+        _save(job, job.num_iterations, say)
+
+
+def _save(job: Job, step: int, say: Say):
+    """Save the weights after `step` steps, and what resuming needs besides."""
+    meta = {"settings": asdict(job.config), "metrics": job.metrics, "provenance": job.provenance}
+    state = {"optimizers": [optimizer.state_dict() for optimizer in job.optimizers], "random": torch.get_rng_state()}
+    job.saved = save_checkpoint(job.stage, job.model_tag, step, job.model, job.tokenizer, meta, state)
+    remove_older(job.stage, job.model_tag, job.config.keep_last)
+    say(f"Saved the {job.stage} checkpoint {shown(job.saved)}")
+
+
+def _leave(job: Job, step: int, signal_number: int, say: Say):
+    """End an interrupted run between two steps: save, and raise Interrupted with what to do."""
+    kept = "Nothing was saved (save is off)."
+    if job.config.save and step > job.first_step:
+        _save(job, step, say)
+        kept = 'Go on with resume="latest".'
+    elif job.config.save:
+        kept = "No step was done since the start."
+    raise Interrupted(f"Stopped after {step:,} of {job.num_iterations:,} steps. {kept}", signal_number)
+
+
+def checkpoint_to_resume(config: BaseConfig | MidConfig | SFTConfig, say: Say) -> Path | None:
+    """The checkpoint's folder that the setting `resume` names; None to start anew.
+
+    "latest" without any checkpoint starts anew, and says so. Raises FileNotFoundError for a folder that is not there.
+    """
+    if not config.resume:
+        return None
+    stage = STAGE_OF[type(config)]
+    if config.resume != "latest":
+        path = Path(config.resume)
+        if not (path / META).exists():
+            raise FileNotFoundError(f"resume: {path} is no checkpoint's folder (it has no {META}).")
+        return path
+    try:
+        tag = config.model_tag or (f"d{config.depth}" if isinstance(config, BaseConfig) else "")
+        return find_checkpoint(stage, tag)
+    except FileNotFoundError:
+        say(f"resume: there is no {stage} checkpoint yet, starting anew.")
+        return None
+
+
+def _restore(job: Job, path: Path, say: Say):
+    """Put a job where the run that saved a checkpoint was: weights are loaded already, the rest is here."""
+    meta = json.loads((path / META).read_text(encoding="utf-8"))
+    changed = [
+        f"{name} was {meta['settings'].get(name)!r}, is {value!r}"
+        for name, value in asdict(job.config).items()
+        if name not in FREE_WHEN_RESUMING and meta["settings"].get(name) != value
+    ]
+    if changed:
+        raise ValueError(f"Cannot resume {shown(path)} with other settings: {'; '.join(changed)}.")
+    state = load_training_state(path)
+    for optimizer, kept in zip(job.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
+    torch.set_rng_state(state["random"])
+    job.first_step, job.metrics, job.provenance = meta["step"], meta["metrics"], meta["provenance"]
+    say(f"Resuming after step {job.first_step:,} of {job.num_iterations:,} from {shown(path)}")
+
+
+def _metrics_file(job: Job) -> TextIO:
+    """`metrics.jsonl`, opened to go on behind the steps that the job does not repeat."""
+    path = job.run_dir / "metrics.jsonl"
+    kept = []
+    if job.first_step and path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step_of(line) is not None and _step_of(line) < job.first_step]
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return open(path, "a", encoding="utf-8")
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line of metrics; None for one that a killed run left half written."""
+    try:
+        return json.loads(line).get("step")
+    except ValueError:
+        return None
 
 
 def _loader(job: Job) -> DataLoader:
@@ -138,7 +245,7 @@ def _loader(job: Job) -> DataLoader:
     return DataLoader(
         job.steps,
         batch_size=None,
-        sampler=range(job.num_iterations),
+        sampler=range(job.first_step, job.num_iterations),
         num_workers=num_workers,
         pin_memory=on_cuda,
     )
@@ -178,11 +285,14 @@ def _tokenizer_texts(config: TokenizerConfig) -> Iterator[str]:
     yield from (f" {word}" for word in words[: config.max_words])
 
 
-def _start_base(config: BaseConfig, say: Say) -> Job:
+def _start_base(config: BaseConfig, say: Say, origin: Path | None = None) -> Job:
     device, dtype = _device_and_dtype(config, say)
-    tokenizer = Tokenizer.load(tokenizer_dir())
     seed_everything(config.seed)
-    model = GPT(GPTConfig.from_depth(config.depth, tokenizer.vocab_size, config.max_seq_len)).to(device)
+    if origin is None:
+        tokenizer = Tokenizer.load(tokenizer_dir())
+        model = GPT(GPTConfig.from_depth(config.depth, tokenizer.vocab_size, config.max_seq_len)).to(device)
+    else:
+        model, tokenizer, _, _ = load_folder(origin, device)
     bos = tokenizer.special("bos")
     train_text, validation_text = (load_text(split, data=config.data) for split in ("train", "validation"))
     make_stream = _stream_maker(config, lambda row: [bos, *tokenizer.encode(row["text"])])
@@ -210,9 +320,9 @@ def _start_base(config: BaseConfig, say: Say) -> Job:
     )
 
 
-def _start_mid(config: MidConfig, say: Say) -> Job:
+def _start_mid(config: MidConfig, say: Say, origin: Path | None = None) -> Job:
     device, dtype = _device_and_dtype(config, say)
-    model, tokenizer, meta = _load_parent(config, device, say)
+    model, tokenizer, meta = _load_parent(config, device, say, origin)
     mixture, validation = mid_mixture(data=config.data), mid_validation(data=config.data)
     make_stream = _stream_maker(config, lambda conversation: render_conversation(conversation, tokenizer)[0])
     steps = make_stream(mixture)
@@ -243,9 +353,9 @@ def _start_mid(config: MidConfig, say: Say) -> Job:
     )
 
 
-def _start_sft(config: SFTConfig, say: Say) -> Job:
+def _start_sft(config: SFTConfig, say: Say, origin: Path | None = None) -> Job:
     device, dtype = _device_and_dtype(config, say)
-    model, tokenizer, meta = _load_parent(config, device, say)
+    model, tokenizer, meta = _load_parent(config, device, say, origin)
     mixture = sft_mixture(data=config.data)
     compiled = _compiled(config, model, say)
     steps = _step_dataset(
@@ -299,7 +409,13 @@ def _compiled(config, model: GPT, say: Say) -> CompiledGPT | None:
     return CompiledGPT(model)
 
 
-def _load_parent(config: MidConfig | SFTConfig, device: torch.device, say: Say) -> tuple[GPT, Tokenizer, dict]:
+def _load_parent(
+    config: MidConfig | SFTConfig, device: torch.device, say: Say, origin: Path | None
+) -> tuple[GPT, Tokenizer, dict]:
+    """The model to start from: the parent's, or, resuming, the one saved on the way (`origin`)."""
+    if origin is not None:
+        seed_everything(config.seed)
+        return load_folder(origin, device)[:3]
     model, tokenizer, meta, path = load_checkpoint(config.source, config.model_tag, config.step, device)
     made_of = meta.get("provenance", {}).get("data", "unknown data")
     say(f"Starting from {shown(path)} (trained on {made_of}, vocabulary {tokenizer.vocab_size:,})")

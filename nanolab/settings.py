@@ -55,7 +55,10 @@ class BaseConfig:
     dtype: str = "auto"  # of the matrix products: "float32", "bfloat16"; auto = bfloat16 where it is faster
     compile: str = "auto"  # torch.compile: "on", "off"; auto = on for CUDA, where a run is long enough to earn it back
     num_workers: int = -1  # processes that prepare steps ahead; 0 = none, -1 = 1 for CUDA and 0 elsewhere
-    save: bool = True  # write a checkpoint at the end
+    save: bool = True  # write a checkpoint at the end, and when interrupted
+    save_every: int = -1  # steps between checkpoints on the way; -1 = none
+    keep_last: int = -1  # newest checkpoints of this model_tag to keep; -1 = all
+    resume: str = ""  # "latest" or the folder of a checkpoint to go on from, to the bit; "" = start anew
 
 
 @dataclass
@@ -85,6 +88,9 @@ class MidConfig:
     compile: str = "auto"
     num_workers: int = -1
     save: bool = True
+    save_every: int = -1
+    keep_last: int = -1
+    resume: str = ""
 
 
 @dataclass
@@ -120,6 +126,9 @@ class SFTConfig:
     compile: str = "auto"
     num_workers: int = -1
     save: bool = True
+    save_every: int = -1
+    keep_last: int = -1
+    resume: str = ""
 
 
 @dataclass
@@ -165,6 +174,8 @@ Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig | EvalConfig | Cha
 POSITIVE = ("depth", "max_seq_len", "device_batch_size", "device_batch_tokens", "total_batch_size")
 POSITIVE += ("target_examples_per_step", "num_epochs", "num_samples", "max_tokens", "batch_size", "top_k")
 MINUS_ONE_OR_POSITIVE = ("num_iterations", "max_data_tokens", "eval_metrics_max_problems", "vocab_size", "max_problems")
+MINUS_ONE_OR_POSITIVE += ("save_every", "keep_last")
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000  # beyond these, numbers of 32 bits fail
 WORDS = {
     "batching": BATCHINGS,
     "compile": ("auto", "on", "off"),
@@ -189,14 +200,26 @@ def check_settings(config: Config):
             raise ValueError(f"{name} must be one of {', '.join(WORDS[name])}, got {value!r}.")
     if hasattr(config, "source") and config.source not in (allowed := _sources(config)):
         raise ValueError(f"source must be one of {', '.join(allowed)}, got {config.source!r}.")
-    if getattr(config, "temperature", 0) < 0:
-        raise ValueError(f"temperature must be 0 (greedy) or more, got {config.temperature}.")
+    check_temperature(getattr(config, "temperature", 0))
     if getattr(config, "num_workers", 0) < -1:
         raise ValueError(f"num_workers must be 0 or more, or -1, got {config.num_workers}.")
     if isinstance(config, BaseConfig | MidConfig) and config.total_batch_size % (micro := _micro_batch(config)):
         raise ValueError(
             f"total_batch_size {config.total_batch_size:,} is not a multiple of device_batch_size * max_seq_len = "
             f"{config.device_batch_size} * {config.max_seq_len} = {micro:,} tokens."
+        )
+
+
+def check_temperature(temperature: float):
+    """Raise ValueError unless replies can be drawn at this temperature.
+
+    >>> check_temperature(-1)
+    Traceback (most recent call last):
+    ValueError: temperature must be 0 (greedy) or from 0.001 to 1000, got -1.
+    """
+    if temperature != 0 and not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:  # also true of NaN
+        raise ValueError(
+            f"temperature must be 0 (greedy) or from {MIN_TEMPERATURE} to {MAX_TEMPERATURE}, got {temperature}."
         )
 
 

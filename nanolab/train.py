@@ -70,6 +70,7 @@ def train(
     grad_clip: float = 0.0,
     dtype: str = "float32",
     forward: Callable[..., torch.Tensor] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Report]:
     """Train on one Step after another, yielding a Report after each.
 
@@ -80,6 +81,8 @@ def train(
         grad_clip: largest norm of the gradient of all weights together; 0 = no clipping.
         dtype: of the matrix products; weights stay float32.
         forward: what is called for a loss instead of `model`, e.g. a `CompiledGPT` of it.
+        should_stop: asked before every micro-batch; if so, the step is abandoned before any weight moves, and the
+            training ends without a report of it.
 
     Raises FloatingPointError, before any weight moves, when the loss is not finite.
     """
@@ -93,7 +96,11 @@ def train(
         multiplier, momentum = schedule(number)
         set_rates(optimizers, multiplier, momentum)
         model.train()
-        loss = backward(forward or model, step.batches, loss_average, dtype, weights[0].device)
+        try:
+            loss = backward(forward or model, step.batches, loss_average, dtype, weights[0].device, should_stop)
+        except Abandoned:
+            model.zero_grad(set_to_none=True)
+            return
         if loss is not None and not math.isfinite(loss):
             model.zero_grad(set_to_none=True)
             raise FloatingPointError(f"Step {number}: the loss is {loss}. No weight was moved by this step.")
@@ -121,19 +128,24 @@ def train(
         )
 
 
+class Abandoned(Exception):
+    """A step was given up between two micro-batches, on request."""
+
+
 def backward(
     model: Callable[..., torch.Tensor],
     batches: list[Batch],
     loss_average: str = "step",
     dtype: str = "float32",
     device: torch.device | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> float | None:
     """Add the gradient of a step's loss to the weights; return the loss (nats a supervised token), or None.
 
     "step": sum over supervised tokens of all micro-batches / their number. Every token weighs the same.
     "micro_batch": the mean over micro-batches of each one's mean, as in nanochat: a token in a micro-batch with few
     supervised tokens weighs more. None, and no gradient, when nothing in the step is supervised. `device`: where the
-    batches go, by default where the model is.
+    batches go, by default where the model is. Raises Abandoned between micro-batches if `should_stop()`.
     """
     counts = [batch.num_tokens for batch in batches]
     if sum(counts) == 0:
@@ -147,6 +159,8 @@ def backward(
     device = device or next(model.parameters()).device
     total = torch.zeros((), device=device)
     for batch, count, divisor in zip(batches, counts, divisors, strict=True):
+        if should_stop():
+            raise Abandoned
         if count == 0:
             continue  # nothing to learn in this micro-batch
         batch = batch.to(device)

@@ -1,0 +1,255 @@
+"""A run that is stopped, killed or cut short goes on where it was, to the bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from nanolab import jobs
+from nanolab.checkpoint import OPTIMIZER, find_checkpoint, load_folder, load_training_state, saved_steps, stage_dir
+from nanolab.cli import main
+from nanolab.interrupt import Interrupted, Interrupts
+from nanolab.jobs import run, start
+from nanolab.settings import BaseConfig, MidConfig, SFTConfig
+from nanolab.tasks import GSM8K, SimpleSpelling, TaskMixture
+
+STREAM = {"max_seq_len": 32, "device_batch_size": 2, "total_batch_size": 128, "eval_tokens": 128}
+CONFIGS = {
+    "base": BaseConfig(data="toy", depth=1, model_tag="d1", num_iterations=12, eval_every=5, **STREAM),
+    "mid": MidConfig(data="toy", model_tag="d1", num_iterations=12, eval_every=-1, **STREAM),
+    "sft": SFTConfig(
+        data="toy",
+        model_tag="d1",
+        num_iterations=12,
+        target_examples_per_step=4,
+        device_batch_tokens=128,
+        eval_every=4,
+        eval_steps=1,
+        eval_metrics_max_problems=2,
+    ),
+}
+
+
+def quiet(_line: str):
+    pass
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A cache folder with a tokenizer, a base and a mid checkpoint "d1"."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOLAB_CACHE", str(folder))
+        assert main(["tokenizer", "--data=toy", "--vocab_size=400", "--max_chars=100000", "--max_words=100"]) == 0
+        for stage in ("base", "mid"):
+            list(run(start(changed(stage), say=quiet), say=quiet))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(trained, tmp_path, monkeypatch):
+    """A copy of that folder for each test: resuming looks for the latest checkpoint."""
+    monkeypatch.setenv("NANOLAB_CACHE", str(tmp_path))
+    os.symlink(trained / "tokenizer", tmp_path / "tokenizer")
+    return tmp_path
+
+
+@pytest.fixture
+def parents(trained, cache):
+    """The base and mid checkpoints, for stages that start from them."""
+    (cache / "checkpoints").mkdir()
+    for stage in ("base", "mid"):
+        os.symlink(trained / "checkpoints" / stage, cache / "checkpoints" / stage)
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    """A mixture of 22 conversations: five and a half steps of four."""
+    mixture = TaskMixture([GSM8K(data="toy", stop=12), SimpleSpelling(10, data="toy")])
+    monkeypatch.setattr(jobs, "sft_mixture", lambda data: mixture)
+
+
+def changed(stage, **changes):
+    return type(CONFIGS[stage])(**{**vars(CONFIGS[stage]), **changes})
+
+
+def weights_of(job):
+    return [weight.clone() for weight in job.model.parameters()]
+
+
+def losses(job, stop=None):
+    """The losses of a job's steps, up to `stop` of them."""
+    found, training = [], run(job, say=quiet)
+    for report in training:
+        found.append(report.loss)
+        if len(found) == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+    return found
+
+
+def interrupted(job, after):
+    found = []
+    with pytest.raises(Interrupted, match=f"Stopped after {job.first_step + after} of 12 steps"):
+        for report in run(job, say=quiet):
+            found.append(report.loss)
+            if len(found) == after:
+                os.kill(os.getpid(), signal.SIGINT)
+    return found
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("after", range(1, 12))
+def test_sft_stopped_after_any_step_goes_on_to_the_bit(after, num_workers, parents, few_rows):
+    if num_workers and after % 4:
+        pytest.skip("every fourth step is enough with worker processes")
+    whole = start(changed("sft", save=False), say=quiet)
+    expected, weights = losses(whole), weights_of(whole)
+    first = interrupted(start(changed("sft", num_workers=num_workers), say=quiet), after)
+    second = start(changed("sft", num_workers=num_workers, resume="latest"), say=quiet)
+    assert second.first_step == after
+    assert first + losses(second) == expected
+    assert all(map(torch.equal, weights_of(second), weights))
+    lines = [json.loads(line) for line in (second.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(13))
+    assert [line["loss"] for line in lines[:12]] == expected
+
+
+@pytest.mark.parametrize("stage", ["base", "mid"])
+def test_base_and_mid_go_on_to_the_bit(stage, parents, cache):
+    (cache / "checkpoints" / stage).unlink()  # ours, not the parent that was made before
+    whole = start(changed(stage, save=False), say=quiet)
+    expected = losses(whole)
+    first = interrupted(start(changed(stage), say=quiet), 7)
+    second = start(changed(stage, resume="latest"), say=quiet)
+    assert first + losses(second) == expected
+    assert all(map(torch.equal, weights_of(second), weights_of(whole)))
+
+
+def test_checkpoints_on_the_way_are_kept_as_many_as_asked_for(parents, few_rows):
+    list(run(start(changed("sft", save_every=3, keep_last=2), say=quiet), say=quiet))
+    assert saved_steps(stage_dir("sft") / "d1") == [9, 12]
+
+
+def test_a_named_checkpoint_is_gone_on_from(parents, few_rows):
+    job = start(changed("sft", save_every=5), say=quiet)
+    expected = losses(job)
+    path = find_checkpoint("sft", "d1", 5)
+    resumed = start(changed("sft", resume=str(path)), say=quiet)
+    assert losses(resumed) == expected[5:]
+    assert all(map(torch.equal, weights_of(resumed), weights_of(job)))
+
+
+def test_resuming_without_a_checkpoint_starts_anew_and_says_so(parents, few_rows):
+    said = []
+    job = start(changed("sft", resume="latest"), say=said.append)
+    assert job.first_step == 0 and "resume: there is no sft checkpoint yet, starting anew." in said
+
+
+def test_a_finished_run_has_nothing_left_to_do(parents, few_rows):
+    job = start(changed("sft"), say=quiet)
+    list(run(job, say=quiet))
+    again = start(changed("sft", resume="latest"), say=quiet)
+    assert losses(again) == [] and all(map(torch.equal, weights_of(again), weights_of(job)))
+
+
+def test_other_settings_a_missing_folder_and_a_start_without_state_are_told_apart(parents, few_rows, cache):
+    list(run(start(changed("sft", save_every=6), say=quiet), say=quiet))
+    with pytest.raises(ValueError, match="num_iterations was 12, is 20; matrix_lr was 0.02, is 0.5"):
+        start(changed("sft", resume="latest", num_iterations=20, matrix_lr=0.5), say=quiet)
+    with pytest.raises(FileNotFoundError, match="is no checkpoint's folder"):
+        start(changed("sft", resume="nowhere"), say=quiet)
+    (find_checkpoint("sft", "d1") / OPTIMIZER).unlink()
+    with pytest.raises(ValueError, match="has no optimizer.pt: it can be trained further as a start, not resumed"):
+        start(changed("sft", resume="latest"), say=quiet)
+
+
+def test_a_training_state_that_would_run_code_is_refused(parents, few_rows, cache):
+    class Harm:
+        def __reduce__(self):
+            return (os.mkdir, (str(cache / "harm"),))
+
+    list(run(start(changed("sft"), say=quiet), say=quiet))
+    path = find_checkpoint("sft", "d1")
+    torch.save({"optimizers": Harm()}, path / OPTIMIZER)
+    with pytest.raises(ValueError, match=r"optimizer.pt is damaged or holds more than plain data"):
+        load_training_state(path)
+    (path / OPTIMIZER).write_bytes(b"PK\x03\x04 not a file of ours")
+    with pytest.raises(ValueError, match=r"optimizer.pt is damaged or holds more than plain data"):
+        load_training_state(path)
+    assert not (cache / "harm").exists()
+
+
+def test_a_second_signal_stops_at_once_and_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert interrupts.asked == signal.SIGINT
+        with pytest.raises(Interrupted, match="at once"):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+COMMAND = [sys.executable, "-m", "nanolab", "sft", "--data=toy", "--model_tag=d1", "--num_iterations=40"]
+COMMAND += ["--target_examples_per_step=4", "--eval_every=-1", "--eval_steps=1", "--eval_metrics_max_problems=2"]
+COMMAND += ["--save_every=1", "--keep_last=2", "--resume=latest"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_one(parents, cache, tmp_path_factory):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    draws, kills = random.Random(0), 0
+    while kills < 20:
+        process = subprocess.Popen(
+            COMMAND, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for line in process.stdout:
+            if line.startswith("Step "):  # training has begun: any moment now
+                time.sleep(draws.uniform(0, 0.25))
+                break
+        process.kill()
+        output = process.communicate()[0]
+        kills += 1
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output
+    finished = subprocess.run(COMMAND, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    ended = load_folder(find_checkpoint("sft", "d1", 40)).model
+    assert not list(stage_dir("sft").glob("d1/.writing*/model.safetensors.tmp"))
+    elsewhere = tmp_path_factory.mktemp("undisturbed")
+    os.symlink(cache / "tokenizer", elsewhere / "tokenizer")
+    (elsewhere / "checkpoints").mkdir()
+    os.symlink(cache / "checkpoints" / "mid", elsewhere / "checkpoints" / "mid")
+    whole = subprocess.run(
+        [*COMMAND, "--save_every=-1"], env={**environment, "NANOLAB_CACHE": str(elsewhere)}, capture_output=True
+    )
+    assert whole.returncode == 0
+    undisturbed = load_folder(elsewhere / "checkpoints" / "sft" / "d1" / "step_000040").model
+    assert all(map(torch.equal, ended.parameters(), undisturbed.parameters()))
+    assert kills >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_status_and_a_checkpoint(number, status, parents):
+    process = subprocess.Popen(
+        [*COMMAND, "--save_every=-1", "--num_iterations=100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("Step 00003"):
+            process.send_signal(number)
+            break
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status and 'Go on with resume="latest".' in errors
+    assert find_checkpoint("sft", "d1").name >= "step_000003"
