@@ -81,7 +81,9 @@ def transformers_generate(model: GPT, prompts: list[list[int]], max_tokens: int)
         pad_token_id=0,
     )
     theirs = NanoChatForCausalLM(config).eval()
-    theirs.load_state_dict(transformers_weights(model.state_dict()), strict=False)
+    missing, unexpected = theirs.load_state_dict(transformers_weights(model.state_dict()), strict=False)
+    if unexpected or any("rotary" not in name for name in missing):
+        raise SystemExit(f"transformers' model has other weights: {missing + unexpected}")
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
 

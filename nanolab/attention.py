@@ -50,8 +50,8 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 class KVCache:
     """Keys and values of the positions already seen, so that each new token costs one position.
 
-    Rows may hold different numbers of positions; what lies behind a row's last one is never looked at. The model is
-    given a window: the rows and positions of one call.
+    Rows may hold different numbers of positions; what lies behind a row's last one is never looked at. `GPT.hidden` is
+    given a window: the rows and positions of one call. (One token a row is `decode.Decoder`'s, which writes by itself.)
 
     Args:
         n_layer, shape: (rows, H, capacity, D) of the keys of one layer.
@@ -62,11 +62,10 @@ class KVCache:
         self.keys = torch.zeros((n_layer, *shape), device=device, dtype=dtype)
         self.values = torch.zeros((n_layer, *shape), device=device, dtype=dtype)
 
-    def window(self, first_row: int, lengths: list[int], T: int) -> "CacheWindow":
-        """For T new tokens in each of len(lengths) rows from `first_row` on, which hold `lengths` positions so far."""
-        rows = slice(first_row, first_row + len(lengths))
-        used = max(lengths) + T
-        return CacheWindow(self.keys[:, rows, :, :used], self.values[:, rows, :, :used], lengths, T)
+    def window(self, first_row: int, num_rows: int, start: int, T: int) -> "CacheWindow":
+        """For positions start ... start + T - 1 of some rows, which hold `start` positions each so far."""
+        rows = slice(first_row, first_row + num_rows)
+        return CacheWindow(self.keys[:, rows, :, : start + T], self.values[:, rows, :, : start + T], start)
 
     def move(self, source: int, target: int, length: int):
         """Copy the first `length` positions of row `source` to row `target`."""
@@ -77,36 +76,22 @@ class KVCache:
 class CacheWindow:
     """The part of a cache that one call of the model writes and reads.
 
-    Attributes: `positions` (B, T) of the new tokens; `sees`, the mask argument of scaled_dot_product_attention.
+    Attributes: `positions` (1, T) of the new tokens; `sees`, the mask argument of scaled_dot_product_attention.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, lengths: list[int], T: int):
-        self.keys, self.values = keys, values  # (n_layer, B, H, used, D), views
-        self.even_start = lengths[0] if len(set(lengths)) == 1 else None
-        starts = torch.tensor(lengths, device=keys.device)
-        self.positions = starts[:, None] + torch.arange(T, device=keys.device)  # (B, T)
-        self.sees = self._sees(T)
-
-    def _sees(self, T: int) -> dict:
-        """A query looks at everything before it and itself; a mask only where that is neither all nor a triangle."""
-        if self.even_start == 0:
-            return {"is_causal": True}
-        if T == 1 and self.even_start is not None:
-            return {}
-        key = torch.arange(self.keys.size(3), device=self.keys.device)  # (used,)
-        hidden = key > self.positions[:, :, None]  # (B, T, used)
-        mask = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=self.keys.device)
-        # Added to the scores: given True and False, every layer would make this again.
-        return {"attn_mask": mask.masked_fill_(hidden, float("-inf"))[:, None]}  # (B, 1, T, used)
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, start: int):
+        self.keys, self.values, self.start = keys, values, start  # (n_layer, B, H, start + T, D), views
+        end = keys.size(3)
+        self.positions = torch.arange(start, end, device=keys.device)[None]
+        self.sees = {"is_causal": True}
+        if start > 0:  # each looks at everything before it and itself, which is no square triangle
+            key = torch.arange(end, device=keys.device)
+            self.sees = {"attn_mask": key <= self.positions[0][:, None]}  # (T, start + T)
 
     def insert(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write keys and values (B, H, T, D) behind each row's length; return all in the window (B, H, used, D)."""
-        B, H, T, D = k.shape
+        """Write keys and values (B, H, T, D) behind what is there; return all in the window (B, H, start + T, D)."""
         for new, kept in ((k, self.keys[layer]), (v, self.values[layer])):
-            if self.even_start is not None:
-                kept[:, :, self.even_start : self.even_start + T] = new
-            else:
-                kept.scatter_(2, self.positions[:, None, :, None].expand(B, H, T, D), new.to(kept.dtype))
+            kept[:, :, self.start :] = new
         return self.keys[layer], self.values[layer]
 
 

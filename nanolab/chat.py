@@ -165,10 +165,11 @@ class Chat:
         ids, _ = render_conversation({"messages": messages}, self.engine.tokenizer)
         self.prompt_ids = ids[:-1]  # up to <|assistant_start|>: the reply is empty, and only its end stands behind
         self.messages += messages[before:]  # only now: what cannot be rendered never enters
-        self.reply_ids, self.ending = [], ""
+        self.reply_ids, self.ending = [], "stopped"  # what it is if nobody ever asks for the first piece
         return self._turn(reader, before, stop or (lambda: False))
 
     def _turn(self, reader: ReplyReader, before: int, stop: Callable[[], bool]) -> Iterator[Piece]:
+        self.ending = ""
         turn = sum(message["role"] == "assistant" for message in self.messages[:before])
         options = {"temperature": self.temperature, "top_k": self.top_k, "seed": self.seed + turn}
         try:
@@ -293,6 +294,9 @@ def reply(chat: Chat, text: str, write: Callable[[str], object], dim: bool):
                 write(shown_text)
     except KeyboardInterrupt:
         chat.ending = "stopped"  # also if it came just after the last token
+    except Exception as error:  # the turn is taken back, so the conversation can go on
+        write(f"\n({type(error).__name__}: {error}; your message was taken back)\n")
+        return
     note = ending_note(chat)
     write("\n" + (quiet(f"({note})", dim) + "\n" if note else ""))
 

@@ -30,7 +30,7 @@ class _Layer(NamedTuple):
 
 
 class Decoder:
-    """A model's weights, copied in `dtype`, ready to say one token a row. Make a new one when the weights have changed.
+    """A model's weights in `dtype`, ready to say one token a row. Some are copies: make a new one when weights change.
 
     >>> decoder = Decoder(model, torch.float32)                                  # doctest: +SKIP
     >>> decoder.logits(decoder.step([17, 4], cache, lengths=[60, 12])).shape     # doctest: +SKIP
@@ -51,7 +51,8 @@ class Decoder:
         cos, sin = rotary_tables(positions[None], config.n_embd // config.n_head)  # (1, 1, B, D/2)
         cos, sin = cos[0, 0].t(), sin[0, 0].t()  # (D/2, B)
         turn = torch.cat([cos, cos]), torch.cat([sin, -sin])  # (D, B) each
-        slots, used, sees = self._places(cache, positions, max(lengths) + 1, len(set(lengths)) == 1)
+        used = max(lengths) + 1
+        slots, sees = self._places(cache, positions, used, len(set(lengths)) == 1)
         x = norm_columns(self.embedding[torch.tensor(tokens, device=self.device)].t())  # (C, B)
         for layer, weights in enumerate(self.layers):
             keys, values = cache.keys[layer], cache.values[layer]  # (rows, H, capacity, D)
@@ -83,8 +84,8 @@ class Decoder:
             return (self.head @ hidden).t()
         return torch.ops.mkldnn._linear_pointwise(hidden.t().contiguous(), self.packed_head, None, "none", [], "")
 
-    def _places(self, cache: KVCache, positions: torch.Tensor, used: int, even: bool) -> tuple[torch.Tensor, int, dict]:
-        """Where the new keys go (rows of the cache laid flat), how many positions are in use, and who sees what."""
+    def _places(self, cache: KVCache, positions: torch.Tensor, used: int, even: bool) -> tuple[torch.Tensor, dict]:
+        """Where the new keys go (rows of the cache laid flat), and who of `used` positions is seen."""
         _, _, H, capacity, _ = cache.keys.shape
         B = positions.size(0)
         heads = torch.arange(B * H, device=self.device).view(B, H) * capacity  # first slot of each row's heads
@@ -94,7 +95,7 @@ class Decoder:
             unseen = torch.arange(used, device=self.device) > positions[:, None]  # (B, used)
             mask = torch.zeros(unseen.shape, dtype=self.dtype, device=self.device)
             sees["attn_mask"] = mask.masked_fill_(unseen, float("-inf"))[:, None, None]  # (B, 1, 1, used)
-        return slots, used, sees
+        return slots, sees
 
     def _queries_keys_values(self, qkv: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]):
         """(channels, B) -> q (B, n_head, D), k and v (B, n_kv_head, D): rotary, then norm, of q and k together."""

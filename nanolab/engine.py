@@ -16,6 +16,7 @@ import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 
@@ -24,6 +25,7 @@ from nanolab.decode import Decoder
 from nanolab.gpt import GPT
 from nanolab.render import render_for_completion
 from nanolab.runtime import DTYPES, autocast
+from nanolab.settings import check_temperature
 from nanolab.tokenizer import Tokenizer
 from nanolab.tools import calculate
 
@@ -154,15 +156,13 @@ class Engine:
 
     def _read(self, cache: KVCache, first_row: int, rows: list[_Row]) -> torch.Tensor:
         """One call of the model on whole prompts, padded on the right; hidden (C, B) of their last tokens."""
-        lengths = torch.tensor([len(row.prompt) for row in rows])
-        inputs = torch.full((len(rows), int(lengths.max())), self._stops[0], dtype=torch.long)
-        for b, row in enumerate(rows):
-            inputs[b, : len(row.prompt)] = torch.tensor(row.prompt)
+        inputs, last = padded_right([row.prompt for row in rows], self._stops[0])
+        for row in rows:
             row.length = len(row.prompt)
-        window = cache.window(first_row, [0] * len(rows), inputs.size(1))
+        window = cache.window(first_row, len(rows), 0, inputs.size(1))
         with autocast(self.model.device, self.dtype):
             hidden = self.model.hidden(inputs.to(self.model.device), cache=window)  # (B, T, C)
-        return hidden[torch.arange(len(rows)), lengths - 1].t()
+        return hidden[torch.arange(len(rows)), last].t()
 
     def _advance(self, row: _Row, sampled: int) -> int | None:
         """The token a row says: a forced one if there is any, else the sampled one; None if that ends it."""
@@ -184,10 +184,24 @@ class Engine:
         return token
 
 
+def padded_right(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) inputs and (B,) index of each row's last real token.
+
+    >>> padded_right([[5, 6], [7]], pad_id=0)
+    (tensor([[5, 6],
+            [7, 0]]), tensor([1, 0]))
+    """
+    last = torch.tensor([len(prompt) - 1 for prompt in prompts])
+    inputs = torch.full((len(prompts), int(last.max()) + 1), pad_id, dtype=torch.long)
+    for b, prompt in enumerate(prompts):
+        inputs[b, : len(prompt)] = torch.tensor(prompt)
+    return inputs, last
+
+
 def _rows(prompts: Sequence[Sequence[int]], seed: int | Sequence) -> Iterator[_Row]:
     if not all(prompts):
         raise ValueError("Every prompt needs at least one id (a conversation begins with <|bos|>).")
-    seeds = [f"{seed} {k}" for k in range(len(prompts))] if isinstance(seed, int) else list(seed)
+    seeds = [f"{seed} {k}" for k in range(len(prompts))] if isinstance(seed, Integral) else list(seed)
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one number, or one for each prompt.")
     return (_Row(k, prompt, random.Random(str(s))) for k, (prompt, s) in enumerate(zip(prompts, seeds, strict=True)))
@@ -214,8 +228,7 @@ def _leave(rows: list[_Row], cache: KVCache):
 
 def check_sampling(max_tokens: int, temperature: float, top_k: int | None, batch_size: int = 1):
     """Raise ValueError, in words, for settings that no reply can be drawn with."""
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}.")
+    check_temperature(temperature)
     for name, value in (("top_k", top_k), ("max_tokens", max_tokens), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}.")
@@ -232,6 +245,11 @@ def sample(logits: torch.Tensor, temperature: float, top_k: int | None, draws: S
     if top_k is not None:
         worst_kept = logits.topk(min(top_k, logits.size(-1)), dim=-1).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < worst_kept, -torch.inf)
-    cumulated = (logits / temperature).softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    places = torch.tensor(draws, dtype=cumulated.dtype, device=logits.device)[:, None] * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, places, right=True)[:, 0].clamp(max=logits.size(-1) - 1)
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no other
+    cumulated = (logits / temperature).softmax(dim=-1).to(precise).cumsum(dim=-1)  # (B, V)
+    places = torch.tensor(draws, dtype=precise, device=logits.device)[:, None] * cumulated[:, -1:]
+    drawn = torch.searchsorted(cumulated, places, right=True)  # (B, 1)
+    last = torch.searchsorted(
+        cumulated, cumulated[:, -1:].contiguous()
+    )  # where the sum is full: nothing behind has a chance
+    return torch.minimum(drawn, last)[:, 0]

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from nanolab.batch import IGNORE_INDEX, Batch
-from nanolab.engine import Engine, check_sampling
+from nanolab.engine import Engine, check_sampling, padded_right
 from nanolab.gpt import GPT
 from nanolab.render import PART_FRAMES, render_for_completion
 from nanolab.runtime import autocast
@@ -117,6 +117,11 @@ def evaluate(
     """
     if task.eval_type not in ("categorical", "generative"):
         raise ValueError(f"{task.name} is for training only: its replies cannot be graded.")
+    check_sampling(max_tokens, temperature, top_k, batch_size)
+    if max_problems not in (None, -1) and max_problems < 1:
+        raise ValueError(f"max_problems must be 1 or more, or -1 for all, got {max_problems}.")
+    if len(task) == 0:
+        raise ValueError(f"{task.name} has no rows: there is nothing to grade.")
     if num_samples > 1 and (temperature == 0 or task.eval_type == "categorical"):
         raise ValueError(f"{num_samples} samples of {task.name} would all be the same: set a temperature, or 1 sample.")
     limit = len(task) if max_problems in (None, -1) else min(max_problems, len(task))
@@ -182,7 +187,7 @@ def picked_letters(
 @torch.inference_mode()
 def _logits_behind(prompts: Sequence[Sequence[int]], model: GPT, tokenizer: Tokenizer, dtype: str) -> torch.Tensor:
     """(B, V) logits behind each prompt's last token, on the CPU."""
-    inputs, last = _pad_right(prompts, tokenizer.special("assistant_end"))
+    inputs, last = padded_right(prompts, tokenizer.special("assistant_end"))
     with autocast(model.device, dtype):
         hidden = model.hidden(inputs.to(model.device))  # (B, T, C)
         return model.logits(hidden[torch.arange(len(prompts)), last]).cpu()
@@ -206,7 +211,6 @@ def written_replies(
     Yields {"problem", "sample", "reply": text with special tokens, "tokens": its length}; a reply of `max_tokens` was
     cut. Longest prompts first: prompts of similar length are read together, and memory is at its peak at once.
     """
-    check_sampling(max_tokens, temperature, top_k, batch_size)
     engine = Engine(model, tokenizer, dtype)
     prompts = [render_for_completion(conversation, tokenizer) for conversation in conversations]
     asked = [(i, s) for i in range(len(prompts)) for s in range(num_samples)]
@@ -298,15 +302,6 @@ def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int, slots: 
             groups.append([])
         groups[-1].append(i)
     return groups
-
-
-def _pad_right(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T) inputs and (B,) index of each row's last real token."""
-    last = torch.tensor([len(prompt) - 1 for prompt in prompts])
-    inputs = torch.full((len(prompts), int(last.max()) + 1), pad_id, dtype=torch.long)
-    for b, prompt in enumerate(prompts):
-        inputs[b, : len(prompt)] = torch.tensor(prompt)
-    return inputs, last
 
 
 def _single_id(letter: str, tokenizer: Tokenizer, conversation: dict) -> int:

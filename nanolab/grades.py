@@ -3,8 +3,8 @@
     grades = grade("sft", model_tag="d4", data="toy")     -> task -> Evaluation, with a table of every reply
     side_by_side(["base", "mid", "sft"], "d4")            -> a table with a column a stage
 
-Kept under `<cache>/runs/<stage>_<model_tag>/`: `grades.json`, one object a task, the last grade of each; and
-`replies/<task>.jsonl`, one object a reply.
+Kept under `<cache>/runs/<stage>_<model_tag>/`: `grades.json`, one object a task, of greedy replies of one checkpoint;
+and `replies/<task>.jsonl`, one object a reply.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nanolab.checkpoint import load_checkpoint
+from nanolab.checkpoint import META, load_checkpoint
 from nanolab.evaluate import Evaluation, Progress, evaluate
 from nanolab.paths import cache_dir, shown
 from nanolab.runtime import pick_device, pick_dtype
@@ -47,10 +47,13 @@ def grade(
     >>> grade("sft", "d4", data="toy", tasks=("ARC-Easy",))["ARC-Easy"].accuracy      # doctest: +SKIP
     0.51
     """
+    names = without_missing_sandbox(tasks, say)
+    if not names:
+        return {}
     config = EvalConfig(
         source=stage,
         model_tag=model_tag,
-        task_name="|".join(without_missing_sandbox(tasks, say)),
+        task_name="|".join(names),
         max_problems=max_problems,
         batch_size=batch_size,
         max_tokens=max_tokens,
@@ -66,14 +69,15 @@ def run_eval(
 ) -> dict[str, Evaluation]:
     """What `nanolab eval` does: grade a checkpoint on the tasks that the settings name, and keep the grades.
 
-    Raises ValueError for an unknown task, SandboxUnavailable before any work if HumanEval cannot be run here.
+    Raises ValueError for an unknown task, SandboxUnavailable before any work if HumanEval is named and cannot be run
+    here; when no task is named it is left out instead, and that is said.
 
     >>> run_eval(EvalConfig(model_tag="d4", task_name="ARC-Easy|GSM8K", max_problems=50))      # doctest: +SKIP
     """
     check_settings(config)
     device = pick_device(config.device_type)
     dtype, reason = pick_dtype(config.dtype, device)
-    names = task_names(config.task_name)
+    names = task_names(config.task_name) if config.task_name else without_missing_sandbox(GRADED_TASKS, say)
     if "HumanEval" in names:
         check_sandbox()
     tasks = [make_task(name, data=config.data) for name in names]
@@ -97,18 +101,17 @@ def run_eval(
         )
         say(result_line(graded[name], config.num_samples))
         if config.save:
-            about = {"step": meta["step"], "data": str(config.data), "temperature": config.temperature}
-            keep(config.source, meta["model_tag"], graded[name], about)
+            keep(config.source, meta["model_tag"], graded[name], config, path)
     return graded
 
 
 def task_names(text: str) -> list[str]:
-    """The tasks that a setting like "ARC-Easy|GSM8K" names; "" names all graded ones. Raises ValueError.
+    """The tasks that a setting like "ARC-Easy|GSM8K" names, each once. Raises ValueError.
 
     >>> task_names("ARC-Easy|GSM8K")
     ['ARC-Easy', 'GSM8K']
     """
-    names = [name.strip() for name in text.split("|")] if text else list(GRADED_TASKS)
+    names = list(dict.fromkeys(name.strip() for name in text.split("|")))
     for name in names:
         if name not in GRADED_TASKS:
             raise ValueError(f"task_name {name!r} cannot be graded; there are: {', '.join(GRADED_TASKS)}.")
@@ -134,37 +137,47 @@ def result_line(evaluation: Evaluation, num_samples: int = 1) -> str:
     return f"{evaluation}; pass@{num_samples} {evaluation.pass_at(num_samples):.1%}"
 
 
-def keep(stage: str, model_tag: str, evaluation: Evaluation, about: dict):
-    """Add an evaluation to the kept grades of a checkpoint, in place of an earlier one of the same task."""
-    path = grades_path(stage, model_tag)
-    (path.parent / REPLIES).mkdir(parents=True, exist_ok=True)
-    kept = {row["task"]: row for row in _read(path)} if path.exists() else {}
-    kept[evaluation.task] = {**_numbers(evaluation), **about}
-    path.write_text(json.dumps(list(kept.values()), indent=1), encoding="utf-8")
-    replies = path.parent / REPLIES / f"{evaluation.task}.jsonl"
+def keep(stage: str, model_tag: str, evaluation: Evaluation, config: EvalConfig, checkpoint: Path):
+    """Keep every reply, and, if they are greedy, the numbers, in place of earlier ones of the same task.
+
+    Numbers of another checkpoint (another step, or trained anew) or of other rows are dropped: they would stand beside
+    these as if they were of one model.
+    """
+    folder = grades_path(stage, model_tag).parent
+    (folder / REPLIES).mkdir(parents=True, exist_ok=True)
+    sampled = f"_temperature_{config.temperature:g}" if config.temperature else ""
+    replies = folder / REPLIES / f"{evaluation.task}{sampled}.jsonl"
     evaluation.table.to_json(replies, orient="records", lines=True, force_ascii=False)
+    if config.temperature and evaluation.table["sample"].max() > 0:
+        return
+    written = (checkpoint / META).stat().st_mtime_ns
+    about = {"checkpoint": f"{checkpoint.name} {written}", "data": str(config.data), "max_tokens": config.max_tokens}
+    path = grades_path(stage, model_tag)
+    same = [row for row in _read(path) if all(row.get(key) == about[key] for key in ("checkpoint", "data"))]
+    kept = {row["task"]: row for row in same} | {evaluation.task: {**_numbers(evaluation), **about}}
+    beside = path.with_suffix(".writing")
+    beside.write_text(json.dumps(list(kept.values()), indent=1), encoding="utf-8")
+    beside.replace(path)
 
 
 def side_by_side(stages: list[str], model_tag: str) -> pd.DataFrame:
     """The kept grades of a tag's stages: one row a task and one for ChatCORE; columns chance, the stages, problems.
 
-    ChatCORE is over the tasks that all stages have. Raises FileNotFoundError naming the stage that has not been graded.
+    A task that a stage was not graded on is NaN there, and ChatCORE is over the tasks that all stages have. `problems`
+    is the smallest number of them. Raises FileNotFoundError naming the stage that has not been graded.
     """
-    columns = {}
-    for stage in stages:
-        path = grades_path(stage, model_tag)
-        if not path.exists():
-            raise FileNotFoundError(f"{stage} {model_tag} has not been graded: call grade({stage!r}, {model_tag!r}).")
-        table = pd.DataFrame(_read(path)).set_index("task")
-        columns |= {"chance": table["chance"], stage: table["accuracy"], "problems": table["problems"]}
-    table = pd.DataFrame(columns)[["chance", *stages, "problems"]]
-    whole = table.dropna()
-    table.loc[CHAT_CORE] = {
-        "chance": 0.0,
-        **{stage: ((whole[stage] - whole["chance"]) / (1 - whole["chance"])).mean() for stage in stages},
-        "problems": whole["problems"].sum(),
-    }
-    return table.astype({"problems": int})
+    tables = {stage: pd.DataFrame(_read(grades_path(stage, model_tag), stage)).set_index("task") for stage in stages}
+    tasks = list(dict.fromkeys(task for table in tables.values() for task in table.index))
+    tasks.sort(key=GRADED_TASKS.index)
+    accuracies = pd.DataFrame({stage: table["accuracy"].reindex(tasks) for stage, table in tables.items()})
+    first = {name: pd.concat([table[name] for table in tables.values()]) for name in ("chance", "problems")}
+    chance = first["chance"].groupby(level=0).first().reindex(tasks)
+    problems = first["problems"].groupby(level=0).min().reindex(tasks)
+    whole = accuracies.dropna()
+    centered = whole.sub(chance[whole.index], axis=0).div(1 - chance[whole.index], axis=0)
+    accuracies.loc[CHAT_CORE] = centered.mean()
+    chance.loc[CHAT_CORE], problems.loc[CHAT_CORE] = 0.0, problems[whole.index].sum()
+    return pd.concat([chance, accuracies, problems.astype(int)], axis=1)
 
 
 def grades_path(stage: str, model_tag: str) -> Path:
@@ -172,8 +185,14 @@ def grades_path(stage: str, model_tag: str) -> Path:
     return cache_dir() / "runs" / f"{stage}_{model_tag}" / FILE_NAME
 
 
-def _read(path: Path) -> list[dict]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read(path: Path, stage: str = "") -> list[dict]:
+    """The kept numbers; without any, none, or with a stage's name an error."""
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    if stage:
+        tag = path.parent.name.removeprefix(f"{stage}_")
+        raise FileNotFoundError(f"{stage} {tag} has not been graded: call grade({stage!r}, {tag!r}).")
+    return []
 
 
 def _numbers(evaluation: Evaluation) -> dict:

@@ -189,7 +189,10 @@ def leave_nothing(child: int, reaped: bool) -> int:
             continue
         for descendant in descendants(os.getpid()):
             found.add(descendant)
-            os.kill(descendant, SIGKILL)  # exists, if only as a zombie, until we wait for it
+            try:
+                os.kill(descendant, SIGKILL)
+            except ProcessLookupError:  # its own parent has waited for it meanwhile
+                continue
         time.sleep(0.002)
 
 

@@ -9,18 +9,19 @@ on without an output.
 """
 
 import ast
-import math
 import operator
 import re
-import warnings
-from decimal import Decimal
+from fractions import Fraction
 
-MAX_LENGTH = 200  # characters of an expression
-MAX_MAGNITUDE = 1e15  # of every intermediate number, so that no power grows for ever
+from nanolab.tasks.answer import format_number
 
-SIGNIFICANT_DIGITS = 10
+MAX_LENGTH = 200  # characters of an expression, which also bounds its depth and the time it takes
+MAX_MAGNITUDE = 10**15  # of every intermediate number
 
-THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # the comma of 1,200
+ARITHMETIC = re.compile(r"[\d+\-*/%().\s]+", re.ASCII)  # what is left once the commas of 1,200 are gone
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# Two quoted texts without a backslash. Nothing else reaches the parser, so it has nothing to warn of.
+COUNT = re.compile(r"""(?P<text>'[^'\\\n]*'|"[^"\\\n]*")\s*\.\s*count\s*\(\s*(?P<part>'[^'\\\n]*'|"[^"\\\n]*")\s*\)""")
 
 OPERATORS = {
     ast.Add: operator.add,
@@ -40,7 +41,8 @@ class _NotArithmetic(ValueError):
 def calculate(expression: str) -> str | None:
     """The result as the data would write it, or None for everything the calculator does not do.
 
-    Thousands separators are allowed: `1,200*2` is 2400.
+    Numbers are exact decimal fractions until the result is written: 0.1+0.2 is 0.3, and 1-.9-.1 is 0. Thousands
+    separators are allowed: `1,200*2` is 2400.
 
     >>> calculate("20/2"), calculate("1/0"), calculate("open('x')")
     ('10', None, None)
@@ -48,55 +50,27 @@ def calculate(expression: str) -> str | None:
     expression = expression.strip()
     if len(expression) > MAX_LENGTH:
         return None
-    if "'" not in expression and '"' not in expression:
-        expression = THOUSANDS.sub("", expression)
-    try:
-        with warnings.catch_warnings():  # what is odd about it ('\\d', "1if") is nobody's concern here
-            warnings.simplefilter("ignore")
-            tree = ast.parse(expression, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    count = _count_call(tree)
+    count = COUNT.fullmatch(expression)
     if count is not None:
-        return str(count)
+        return str(count["text"][1:-1].count(count["part"][1:-1]))
+    expression = THOUSANDS.sub("", expression)
+    if not ARITHMETIC.fullmatch(expression):
+        return None
     try:
-        return format_number(_value(tree))
-    except (_NotArithmetic, ArithmeticError, RecursionError):
+        return format_number(_value(ast.parse(expression, mode="eval").body))
+    except (SyntaxError, MemoryError, RecursionError, _NotArithmetic, ArithmeticError):
         return None
 
 
-def format_number(value: float) -> str:
-    """A number as GSM8K writes it: `10`, not `10.0` or `1e-07`; at most ten significant digits.
-
-    >>> format_number(10.0), format_number(0.1 + 0.2), format_number(1e-7)
-    ('10', '0.3', '0.0000001')
-    """
-    if isinstance(value, int) or float(value).is_integer():
-        return str(int(value))
-    rounded = f"{Decimal(f'{value:.{SIGNIFICANT_DIGITS}g}'):f}"
-    return rounded.rstrip("0").rstrip(".") if "." in rounded else rounded
-
-
-def _value(node: ast.AST) -> float:
+def _value(node: ast.AST) -> Fraction:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        value = node.value
+        value = Fraction(str(node.value)) if abs(node.value) <= MAX_MAGNITUDE else None
     elif isinstance(node, ast.UnaryOp) and type(node.op) in SIGNS:
         value = SIGNS[type(node.op)](_value(node.operand))
     elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-        value = OPERATORS[type(node.op)](_value(node.left), _value(node.right))
+        value = Fraction(OPERATORS[type(node.op)](_value(node.left), _value(node.right)))
     else:
         raise _NotArithmetic(type(node).__name__)
-    if not math.isfinite(value) or abs(value) > MAX_MAGNITUDE:
+    if value is None or abs(value) > MAX_MAGNITUDE:
         raise _NotArithmetic("number too large")
     return value
-
-
-def _count_call(node: ast.AST) -> int | None:
-    """The value of `'text'.count('x')`, or None if the node is anything else."""
-    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "count"
-    if not is_call or node.keywords or len(node.args) != 1:
-        return None
-    texts = [part.value for part in (node.func.value, node.args[0]) if isinstance(part, ast.Constant)]
-    if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-        return None
-    return texts[0].count(texts[1])

@@ -56,7 +56,7 @@ def test_one_token_at_a_time_gives_the_models_logits(config, lengths):
     with torch.inference_mode():
         decoder = Decoder(model, torch.float32)
         for b, length in enumerate(lengths):
-            model.hidden(ids[b : b + 1, :length], cache=cache.window(b, [0], length))
+            model.hidden(ids[b : b + 1, :length], cache=cache.window(b, 1, 0, length))
         for t in range(3):
             tokens = [int(ids[b, length + t]) for b, length in enumerate(lengths)]
             logits = decoder.logits(decoder.step(tokens, cache, [length + t for length in lengths]))  # (3, V)
@@ -68,13 +68,26 @@ def test_one_token_at_a_time_gives_the_models_logits(config, lengths):
 def test_a_packed_head_gives_the_same_logits(monkeypatch):
     monkeypatch.setattr("nanolab.decode.PACK_FROM", 100)
     decoder = Decoder(random_model(300), torch.float32)
-    hidden = torch.randn(128, 3)
+    hidden = torch.randn(128, 64)
     before = decoder.logits(hidden)
     for _ in range(PACK_AFTER):
-        after = decoder.logits(hidden)
+        decoder.logits(hidden[:, :3])
     if decoder.packed_head is None:
         pytest.skip("this torch cannot pack weights")
-    torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
+    for B in (1, 2, 3, 16, 64):
+        torch.testing.assert_close(decoder.logits(hidden[:, :B]), before[:B], rtol=0, atol=1e-5)
+
+
+def test_a_bfloat16_decoder_is_as_near_to_float32_as_autocast_is():
+    model, cache = random_model(300), KVCache(2, (1, 1, 9, 128), "cpu", torch.bfloat16)
+    ids = torch.randint(0, 300, (1, 9), generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16):
+            model.hidden(ids[:, :8], cache=cache.window(0, 1, 0, 8))
+            rough = model(ids)[0, -1]
+        decoder = Decoder(model, torch.bfloat16)
+        ours, exact = decoder.logits(decoder.step([int(ids[0, 8])], cache, [8]))[0], model(ids)[0, -1]
+    assert (ours - exact).abs().max() <= 3 * (rough - exact).abs().max() < 1.0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -182,7 +195,7 @@ def test_empty_prompts_and_negative_temperatures_are_refused(tiny_model, small_t
 
 def test_top_k_never_draws_a_worse_token():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).expand(500, 4)
-    drawn = sample(logits, 5.0, top_k=2, draws=[k / 500 for k in range(500)])
+    drawn = sample(logits, 5.0, top_k=2, draws=[*(k / 499 for k in range(499)), 1 - 1e-16])
     assert set(drawn.tolist()) == {1, 3}
 
 
@@ -196,6 +209,11 @@ CALCULATIONS = {
     "2*(1,200+3)": "2406",
     "1,234,567+1": "1234568",
     "1,2": None,
+    "1-.9-.1": "0",
+    "0.1*3-0.3": "0",
+    "123456789012.5": "123456789012.5",
+    "2**3": None,
+    "1e3": None,
     "'1,000'.count(',')": "1",
     " -3 + 5": "2",
     "17%5": "2",
@@ -370,6 +388,16 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_reply():
     assert (graded.pass_at(1), graded.accuracy) == (pytest.approx(3 / 9), pytest.approx(3 / 9))
     with pytest.raises(ValueError, match="pass@4 needs at least 4 samples a problem; there are 3"):
         graded.pass_at(4)
+
+
+def test_limits_that_make_no_sense_are_refused_before_any_work(tiny_model, small_tokenizer):
+    for task in (Words(), Choices()):
+        for name, value in (("max_problems", 0), ("max_problems", -5), ("batch_size", 0), ("max_tokens", 0)):
+            with pytest.raises(ValueError, match=f"{name} must be 1 or more"):
+                evaluate(tiny_model, small_tokenizer, task, **{name: value})
+    for temperature in (-1, 1e-9, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperature must be 0"):
+            evaluate(tiny_model, small_tokenizer, Words(), temperature=temperature)
 
 
 def test_several_greedy_samples_are_refused(tiny_model, small_tokenizer):

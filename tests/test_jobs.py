@@ -1,12 +1,14 @@
 """The whole line on built-in rows with a one-layer model: tokenizer, base, mid, SFT, as commands and as jobs."""
 
 import json
+import math
+import os
 
 import pytest
 import torch
 
 from nanolab import jobs
-from nanolab.checkpoint import load_checkpoint
+from nanolab.checkpoint import find_checkpoint, load_checkpoint
 from nanolab.cli import main
 from nanolab.evaluate import evaluate
 from nanolab.grades import GRADED_TASKS, grade, grades_path, run_eval, side_by_side
@@ -256,6 +258,29 @@ def test_a_later_grade_of_a_task_replaces_its_own_and_keeps_the_others_and_every
     assert [row["reply"] for row in replies] == list(graded["SimpleSpelling"].table["reply"]) and len(replies) == 3
 
 
+def test_stages_graded_on_different_tasks_still_stand_side_by_side():
+    grade("base", "d1", "toy", tasks=("ARC-Easy", "SimpleSpelling"), max_problems=4, max_tokens=8)
+    grades_path("mid", "d1").unlink(missing_ok=True)
+    grade("mid", "d1", "toy", tasks=("ARC-Easy",), max_problems=2, max_tokens=8)
+    for order in (["base", "mid"], ["mid", "base"]):
+        table = side_by_side(order, "d1")
+        assert list(table.index) == ["ARC-Easy", "SimpleSpelling", "ChatCORE"]
+        assert math.isnan(table.loc["SimpleSpelling", "mid"]) and table.loc["SimpleSpelling", "base"] >= 0
+        assert list(table["problems"]) == [2, 4, 2]
+
+
+def test_grades_of_an_older_checkpoint_and_of_sampled_replies_do_not_mix_in():
+    grade("mid", "d1", "toy", tasks=("ARC-Easy",), max_problems=2, max_tokens=8)
+    os.utime(find_checkpoint("mid", "d1") / "meta.json")  # as if trained anew
+    grade("mid", "d1", "toy", tasks=("SimpleSpelling",), max_problems=2, max_tokens=8)
+    kept = [row["task"] for row in json.loads(grades_path("mid", "d1").read_text())]
+    assert kept == ["SimpleSpelling"]
+    sampled = {"num_samples": 2, "temperature": 0.8, "max_problems": 3, "max_tokens": 8}
+    run_eval(EvalConfig(source="mid", model_tag="d1", task_name="SimpleSpelling", data="toy", **sampled), say=quiet)
+    assert [row["problems"] for row in json.loads(grades_path("mid", "d1").read_text())] == [2]
+    assert (grades_path("mid", "d1").parent / "replies" / "SimpleSpelling_temperature_0.8.jsonl").exists()
+
+
 def test_humaneval_is_left_out_aloud_where_programs_cannot_be_shut_in(monkeypatch):
     def refuse():
         raise SandboxUnavailable("no walls here")
@@ -264,6 +289,9 @@ def test_humaneval_is_left_out_aloud_where_programs_cannot_be_shut_in(monkeypatc
     said = []
     graded = grade("mid", "d1", "toy", ("HumanEval", "ARC-Easy"), max_problems=2, max_tokens=4, say=said.append)
     assert list(graded) == ["ARC-Easy"] and said == ["HumanEval is left out: no walls here"]
+    assert grade("mid", "d1", "toy", ("HumanEval",), say=quiet) == {}
+    everything = EvalConfig(source="mid", model_tag="d1", data="toy", max_problems=1, max_tokens=4)
+    assert "HumanEval" not in run_eval(everything, say=said.append) and said[1] == said[0]
     with pytest.raises(SandboxUnavailable, match="no walls here"):
         run_eval(EvalConfig(source="mid", model_tag="d1", task_name="HumanEval", data="toy"), say=quiet)
 

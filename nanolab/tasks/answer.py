@@ -1,10 +1,32 @@
-"""The number after "####": how GSM8K and SpellingBee replies end, and how they are graded."""
+"""Numbers in replies: how results are written, and how the number after "####" is read and graded."""
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, localcontext
+from fractions import Fraction
+
+SIGNIFICANT_DIGITS = 10  # of a result that is not whole
 
 # As in the data set's own code: openai/grade-school-math, grade_school_math/dataset.py (ANS_RE).
 FINAL_NUMBER = re.compile(r"#### (-?[0-9.,]+)")
+
+
+def format_number(value):
+    """Return a result as the data and the calculator both write it: `10`, not `10.0` or `1e+01`.
+
+    Whole numbers in full, others with ten significant digits, and at least two behind the point. `value` is an int,
+    a Fraction or a float, which counts as the decimal number that Python prints for it.
+
+        >>> format_number(10.0), format_number(Fraction(1, 3)), format_number(1e-7)
+        ('10', '0.3333333333', '0.0000001')
+    """
+    exact = Fraction(str(value))
+    if exact.denominator == 1:
+        return str(exact.numerator)
+    with localcontext() as context:
+        whole_digits = len(str(abs(exact.numerator) // exact.denominator))
+        context.prec = max(SIGNIFICANT_DIGITS, whole_digits + 2)
+        text = f"{Decimal(exact.numerator) / Decimal(exact.denominator):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def final_number(text):

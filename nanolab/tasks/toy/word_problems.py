@@ -13,6 +13,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
+from nanolab.tasks.answer import format_number
 from nanolab.tasks.toy.prose import NAMES
 from nanolab.tasks.toy.relation import word_list
 
@@ -281,11 +282,6 @@ def calculate(expression):
     return value(ast.parse(expression, mode="eval").body)
 
 
-def number_text(value):
-    """A number as a person writes it: "12", "4.5"."""
-    return str(value.numerator) if value.denominator == 1 else f"{float(value):g}"
-
-
 def draw_numbers(problem, rng):
     """Numbers that fit the problem: {"a": 12, "b": 3}."""
     ranges = re.findall(r"(\w)=(\d+)\.\.(\d+)", problem.numbers)
@@ -307,7 +303,7 @@ def solve(lines, names):
     for line in lines:
         names["r"], names["q"] = [*results[:-3:-1], "", ""][:2]
         before, step, after = re.fullmatch(r"(.*)\[(.*)\](.*)", line.format(**names)).groups()
-        results.append(number_text(calculate(step)))
+        results.append(format_number(calculate(step)))
         text.append(f"{before}{step}=<<{step}={results[-1]}>>{results[-1]}{after}")
     return "\n".join([*text, f"#### {results[-1]}"])
 
