@@ -29,6 +29,7 @@ bench: env  # the short form of the main ones, on built-in rows; benchmarks/RESU
 	$(BIN)/python benchmarks/padding.py
 	$(BIN)/python benchmarks/memory.py --budgets 2048
 	$(BIN)/python benchmarks/rendering.py
+	$(BIN)/python benchmarks/generation.py --vocab_sizes 1024 --rounds 1
 
 lint: env
 	$(BIN)/ruff check .
