@@ -40,6 +40,7 @@ from nanolab.tokenizer import Tokenizer
 
 IGNORE_INDEX = -1  # the target of a position where nothing is learned; what cross_entropy's ignore_index is set to
 OVERLONG = ("skip", "truncate", "error")  # what to do with a conversation of more than max_data_tokens tokens
+ON_BAD_ROW = ("error", "skip")
 
 SLOTS_A_BORDER = 8  # one border of a static table for so many slots; the SFT mixtures' conversations have 10 or more
 
@@ -270,11 +271,18 @@ def fit(row: Row, max_data_tokens: int | None, overlong: str, where: str = "a co
     raise ValueError(f"Unknown overlong {overlong!r}. There are: {', '.join(OVERLONG)}.")
 
 
+def check_on_bad_row(on_bad_row: str):
+    """Raise ValueError unless it is a known policy for rows that cannot be read."""
+    if on_bad_row not in ON_BAD_ROW:
+        raise ValueError(f"Unknown on_bad_row {on_bad_row!r}. There are: {', '.join(ON_BAD_ROW)}.")
+
+
 class StepDataset(Dataset):
     """Item s is optimizer step s: `num_examples` conversations of the mixture, rendered and laid out.
 
     Conversations are taken in order, around the end of the mixture into the next epoch. Fewer of them remain where
-    `max_data_tokens` skips some; which were skipped or cut, and why, is in `Step.left_out`.
+    `max_data_tokens` skips some, or `on_bad_row="skip"` those that cannot be rendered ("error" raises what is wrong
+    with the first); which were skipped or cut, and why, is in `Step.left_out`.
 
     `batching` and what stands after it are the arguments of `layout.plan`.
 
@@ -297,12 +305,15 @@ class StepDataset(Dataset):
         *,
         device_batch_tokens: int = 2048,
         static_shapes: bool = False,
+        on_bad_row: str = "error",
     ):
         if len(mixture) == 0:
             raise ValueError("The mixture has no conversations: there is nothing to train on.")
         if overlong not in OVERLONG:
             raise ValueError(f"Unknown overlong {overlong!r}. There are: {', '.join(OVERLONG)}.")
+        check_on_bad_row(on_bad_row)
         check_batching(batching, device_batch_size, device_batch_tokens)
+        self.on_bad_row = on_bad_row
         self.mixture, self.tokenizer, self.num_examples = mixture, tokenizer, num_examples
         self.max_data_tokens, self.overlong = max_data_tokens, overlong
         self.batching, self.device_batch_size = batching, device_batch_size
@@ -343,8 +354,14 @@ class StepDataset(Dataset):
             raise IndexError(f"Steps count from 0, got {step}.")
         rows, left_out = [], []
         for k in range(step * self.num_examples, (step + 1) * self.num_examples):
-            conversation = self.mixture[k % len(self.mixture)]
-            row = render_conversation(conversation, self.tokenizer)
+            try:
+                conversation = self.mixture[k % len(self.mixture)]
+                row = render_conversation(conversation, self.tokenizer)
+            except ValueError as error:
+                if self.on_bad_row == "error":
+                    raise
+                left_out.append(f"{error} Skipped.")
+                continue
             where = conversation.get("where", f"conversation {k}")
             kept = fit(row, self.max_data_tokens, self.overlong, where)
             if kept is not row:
@@ -396,9 +413,22 @@ class StreamDataset(Dataset):
     target), as micro-batches of `device_batch_size` rows without any padding; every token is a target. `documents` has
     len and []; `encode(document)` gives its ids. Documents are encoded when they are first needed and the stream starts
     over when they end. Tokens already passed are dropped; going back encodes from the start again.
+
+    `on_bad_row`: what to do with documents whose `encode` raises ValueError: "error", or "skip", and then the step that
+    met them says so in `left_out`.
     """
 
-    def __init__(self, documents, encode, max_seq_len: int, device_batch_size: int, total_batch_size: int):
+    def __init__(
+        self,
+        documents,
+        encode,
+        max_seq_len: int,
+        device_batch_size: int,
+        total_batch_size: int,
+        on_bad_row: str = "error",
+    ):
+        check_on_bad_row(on_bad_row)
+        self.on_bad_row = on_bad_row
         if len(documents) == 0:
             raise ValueError("There are no documents: there is nothing to train on.")
         self.documents, self.encode = documents, encode
@@ -410,19 +440,35 @@ class StreamDataset(Dataset):
         self._restart()
 
     def _restart(self):
-        self._buffer, self._first, self._next_document = [], 0, 0
+        self._buffer, self._first, self._next_document, self._bad = [], 0, 0, []
 
     def count_tokens(self) -> int:
         """Tokens in one epoch; encodes every document."""
-        return sum(len(self.encode(self.documents[i])) for i in range(len(self.documents)))
+        return sum(len(self._encoded(i)) for i in range(len(self.documents)))
+
+    def _encoded(self, index: int) -> list[int]:
+        """The ids of a document; none of one that cannot be read, if that is allowed."""
+        try:
+            return self.encode(self.documents[index])
+        except ValueError as error:
+            if self.on_bad_row == "error":
+                raise
+            self._bad.append(f"{error} Skipped.")
+            return []
 
     def tokens(self, start: int, stop: int) -> list[int]:
         """Tokens start ... stop-1 of the endless stream."""
         if start < self._first:
             self._restart()
         while self._first + len(self._buffer) < stop:
-            self._buffer.extend(self.encode(self.documents[self._next_document % len(self.documents)]))
+            self._buffer.extend(self._encoded(self._next_document % len(self.documents)))
             self._next_document += 1
+            if self._next_document >= len(self.documents) and not self._buffer and self._first == 0:
+                raise ValueError(
+                    f"None of the {len(self.documents):,} documents can be read, the first: {self._bad[0]}"
+                    if self._bad
+                    else f"All of the {len(self.documents):,} documents are empty: there is nothing to train on."
+                )
             passed = min(start - self._first, len(self._buffer))
             if passed > 0 and self._next_document % 64 == 0:  # now and then, since dropping copies the list
                 self._buffer, self._first = self._buffer[passed:], self._first + passed
@@ -435,4 +481,5 @@ class StreamDataset(Dataset):
         targets = flat[1:].view(-1, self.max_seq_len)
         size = self.device_batch_size
         pairs = zip(inputs.split(size), targets.split(size), strict=True)
-        return Step([Batch(x, y, real_tokens=x.numel()) for x, y in pairs])
+        bad, self._bad = self._bad, []
+        return Step([Batch(x, y, real_tokens=x.numel()) for x, y in pairs], left_out=bad)

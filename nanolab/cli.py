@@ -25,6 +25,8 @@ from nanolab.settings import (
 )
 from nanolab.tasks import DataUnavailable
 
+FIRST_FEW = 5  # of the conversations left out, to be shown
+
 Command = (
     Annotated[TokenizerConfig, tyro.conf.subcommand("tokenizer", description="Train the tokenizer.")]
     | Annotated[BaseConfig, tyro.conf.subcommand("base", description="Base training on plain text.")]
@@ -85,4 +87,5 @@ def train_with_progress(job: jobs.Job):
             left_out += report.left_out
             bar.update()
     if left_out:
-        print(f"{len(left_out)} conversations were skipped or cut for their length, the first: {left_out[0]}")
+        print(f"{len(left_out)} conversations were skipped or cut, the first of them:")
+        print("".join(f"  {line}\n" for line in left_out[:FIRST_FEW]), end="")

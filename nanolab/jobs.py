@@ -441,7 +441,12 @@ def _optimizers(model: GPT, config, dtype: str) -> list[torch.optim.Optimizer]:
 
 def _stream_maker(config: BaseConfig | MidConfig, encode: Callable) -> Callable[[object], StreamDataset]:
     return lambda documents: StreamDataset(
-        documents, encode, config.max_seq_len, config.device_batch_size, config.total_batch_size
+        documents,
+        encode,
+        config.max_seq_len,
+        config.device_batch_size,
+        config.total_batch_size,
+        getattr(config, "on_bad_row", "error"),  # base training has plain text, which is never malformed
     )
 
 
@@ -476,6 +481,7 @@ def _step_dataset(mixture, tokenizer, num_examples: int, config: SFTConfig, stat
         config.max_data_tokens,
         config.overlong,
         config.batching,
+        on_bad_row=config.on_bad_row,
         device_batch_tokens=config.device_batch_tokens,
         static_shapes=static_shapes,
     )

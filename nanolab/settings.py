@@ -79,6 +79,7 @@ class MidConfig:
     matrix_lr: float = 0.02
     init_lr_frac: float = 1.0  # all learning rates times this
     weight_decay: float = 0.0
+    on_bad_row: str = "error"  # what to do with conversations that cannot be rendered: "error", "skip" (and count)
     muon_momentum_ramp: bool = True  # 0.85 to 0.95 over 300 steps; False = 0.95 from the start
     eval_every: int = 150
     eval_tokens: int = 65_536  # (nanochat: 10 million)
@@ -110,6 +111,7 @@ class SFTConfig:
     device_batch_size: int = 4  # conversations a micro-batch, padded
     max_data_tokens: int = -1  # longest conversation, in tokens; -1 = no limit
     overlong: str = "skip"  # what to do with longer ones: "skip", "truncate", "error"
+    on_bad_row: str = "error"  # what to do with conversations that cannot be rendered: "error", "skip" (and count)
     loss_average: str = "step"  # "step": one denominator a step; "micro_batch": mean of means, as in nanochat
     embedding_lr: float = 0.2
     unembedding_lr: float = 0.004
@@ -180,6 +182,7 @@ WORDS = {
     "batching": BATCHINGS,
     "compile": ("auto", "on", "off"),
     "overlong": ("skip", "truncate", "error"),
+    "on_bad_row": ("error", "skip"),
     "loss_average": ("step", "micro_batch"),
 }
 

@@ -338,3 +338,52 @@ def test_stream_steps_do_not_depend_on_what_was_read_before(lengths, steps):
     for step in steps:
         fresh = StreamDataset(documents, list, max_seq_len=8, device_batch_size=2, total_batch_size=16)
         assert torch.equal(stream[step].batches[0].inputs, fresh[step].batches[0].inputs)
+
+
+class SomeBad:
+    """Six conversations; 1 cannot be rendered, and 4 cannot even be read."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        if i == 4:
+            raise ValueError("row 4: the answer 'E' is not among the letters A, B.")
+        reply = {"role": "robot" if i == 1 else "assistant", "content": "yes"}
+        return {"messages": [{"role": "user", "content": f"question {i}"}, reply], "where": f"row {i}"}
+
+
+def test_rows_that_cannot_be_read_stop_training_or_are_skipped_and_told(byte_tokenizer):
+    with pytest.raises(ValueError, match="row 1, turn 2: .*robot"):
+        StepDataset(SomeBad(), byte_tokenizer, num_examples=3)[0]
+    steps = StepDataset(SomeBad(), byte_tokenizer, num_examples=3, on_bad_row="skip")
+    assert [steps[k].num_conversations for k in (0, 1, 2)] == [2, 2, 2]
+    assert steps[0].left_out[0].startswith("row 1, turn 2:") and steps[0].left_out[0].endswith("Skipped.")
+    assert steps[1].left_out == ["row 4: the answer 'E' is not among the letters A, B. Skipped."]
+    with pytest.raises(ValueError, match="Unknown on_bad_row 'ignore'. There are: error, skip."):
+        StepDataset(SomeBad(), byte_tokenizer, num_examples=3, on_bad_row="ignore")
+
+
+def test_a_stream_skips_bad_documents_and_says_so_once_each_time_it_meets_them(byte_tokenizer):
+    def encode(conversation):
+        return render_conversation(conversation, byte_tokenizer)[0]
+
+    with pytest.raises(ValueError, match="robot"):
+        StreamDataset(SomeBad(), encode, 8, 1, 32)[1]
+    stream = StreamDataset(SomeBad(), encode, 8, 1, 32, on_bad_row="skip")
+    good = [encode(SomeBad()[k]) for k in (0, 2, 3, 5)]
+    assert stream.tokens(0, 60) == (sum(good, []) * 3)[:60]
+    assert stream.count_tokens() == sum(map(len, good))
+    fresh = StreamDataset(SomeBad(), encode, 8, 1, 32, on_bad_row="skip")
+    told = [line for k in range(3) for line in fresh[k].left_out]
+    assert [line[:5] for line in told[:2]] == ["row 1", "row 4"]
+
+
+def test_a_stream_of_nothing_but_bad_or_empty_documents_ends_in_words():
+    def refuse(document):
+        raise ValueError(f"{document} is not text.")
+
+    with pytest.raises(ValueError, match="None of the 2 documents can be read, the first: 7 is not text."):
+        StreamDataset([7, 8], refuse, 8, 1, 32, on_bad_row="skip")[0]
+    with pytest.raises(ValueError, match="All of the 2 documents are empty"):
+        StreamDataset(["", ""], lambda document: [], 8, 1, 32)[0]
