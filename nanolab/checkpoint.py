@@ -7,9 +7,11 @@
         tokenizer.json       the tokenizer it was trained with, so that a checkpoint is complete by itself
 
 A checkpoint is written into a folder beside its place, flushed to the disk and renamed in, so a reader never sees half
-of one, and neither does the machine after a power cut.
+of one, and neither does the machine after a power cut. meta.json holds a digest of every other file, so that one that
+was cut, changed or exchanged is noticed when it is loaded.
 """
 
+import hashlib
 import json
 import os
 import pickle
@@ -30,6 +32,10 @@ from nanolab.tokenizer import Tokenizer
 
 STAGES = ("base", "mid", "sft")
 WEIGHTS, META, OPTIMIZER = "model.safetensors", "meta.json", "optimizer.pt"
+TOKENIZER = "tokenizer.json"
+KNOWN = {"stage": str, "model_tag": str, "step": int, "model_config": dict, "tokenizer": str}  # always in meta.json
+BLOCK = 2**20  # bytes read at once for a digest
+MAX_DETAIL = 300  # letters of another library's message that are passed on
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
 
 
@@ -60,9 +66,9 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint and return its folder; one that was there for the same step is replaced.
 
-    `meta` is kept as JSON under the keys given; `stage`, `model_tag`, `step`, `model_config` and `tokenizer` (its
-    fingerprint) are added. `training_state`: what `load_training_state` will give, plain data and tensors. Raises
-    OSError, with the earlier checkpoints whole, if it cannot be written.
+    `meta` is kept as JSON under the keys given; `stage`, `model_tag`, `step`, `model_config`, `tokenizer` (its
+    fingerprint) and `files` (their digests) are added. `training_state`: what `load_training_state` will give, plain
+    data and tensors. Raises OSError, with the earlier checkpoints whole, if it cannot be written.
 
     >>> save_checkpoint("sft", "d4", 10, model, tokenizer, {"settings": {}}).name        # doctest: +SKIP
     'step_000010'
@@ -80,10 +86,11 @@ def save_checkpoint(
             "model_config": asdict(model.config),
             "tokenizer": tokenizer.fingerprint,
         }
-        (beside / META).write_text(json.dumps({**known, **meta}, indent=2), encoding="utf-8")
         tokenizer.save(beside)
         if training_state is not None:
             torch.save(training_state, beside / OPTIMIZER)
+        files = {file.name: _digest(file) for file in sorted(beside.iterdir())}
+        (beside / META).write_text(json.dumps({**known, **meta, "files": files}, indent=2), encoding="utf-8")
         _flush(beside)
         os.chmod(beside, 0o755)  # mkdtemp makes it private
         if place.exists():
@@ -91,10 +98,11 @@ def save_checkpoint(
         else:
             beside.rename(place)
         _flush_folder(place.parent)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # the last two: how safetensors and torch say it
         shutil.rmtree(beside, ignore_errors=True)
+        free = shutil.disk_usage(place.parent).free / 2**20
         raise OSError(
-            error.errno, f"Could not write {shown(place)} ({error.strerror or error}); earlier checkpoints are whole."
+            f"Could not write {shown(place)}: {error} ({free:,.0f} MiB are free there). Earlier checkpoints are whole."
         ) from error
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
@@ -109,6 +117,7 @@ def load_training_state(path: Path) -> dict:
     """
     if not (path / OPTIMIZER).exists():
         raise ValueError(f"{shown(path)} has no {OPTIMIZER}: it can be trained further as a start, not resumed.")
+    check_files(path, read_meta(path), (OPTIMIZER,))
     try:
         return torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
@@ -153,6 +162,15 @@ def _swap(new: Path, place: Path):
     shutil.rmtree(old.parent)
 
 
+def _put_back(folder: Path):
+    """Finish or undo what a killed `_swap` has left: the older checkpoint returns if the new one is not in place."""
+    for aside in folder.glob(".replaced-*"):
+        for old in aside.iterdir():
+            if not (folder / old.name).exists():
+                old.rename(folder / old.name)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def find_checkpoint(stage: str, model_tag: str = "", step: int = -1) -> Path:
     """The folder of a checkpoint. An empty tag means the only one there is; step -1 the last one.
 
@@ -170,6 +188,7 @@ def find_checkpoint(stage: str, model_tag: str = "", step: int = -1) -> Path:
         raise FileNotFoundError(
             f"No {stage} checkpoint {model_tag!r} in {shown(folder)}. There are: {', '.join(tags)}."
         )
+    _put_back(folder / model_tag)
     steps = saved_steps(folder / model_tag)
     if not steps or (step >= 0 and step not in steps):
         raise FileNotFoundError(f"No step {step} in {shown(folder / model_tag)}. There are: {steps or 'none'}.")
@@ -186,13 +205,64 @@ def load_checkpoint(stage: str, model_tag: str = "", step: int = -1, device: tor
 
 def load_folder(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """`load_checkpoint` of a folder."""
+    meta = read_meta(path)
+    check_files(path, meta, (WEIGHTS, TOKENIZER))
     try:
-        meta = json.loads((path / META).read_text(encoding="utf-8"))
-        model = GPT(GPTConfig(**meta["model_config"]))
-        model.load_state_dict(load_file(path / WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"The checkpoint {path} is damaged or of another version: {error}") from error
+        weights = load_file(path / WEIGHTS)
+        config = GPTConfig(**meta["model_config"])
+        _check_shapes(config, weights)
+        model = GPT(config)
+        model.load_state_dict(weights)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, SafetensorError) as error:
+        raise _damaged(path, error) from error
     tokenizer = Tokenizer.load(path)
     if tokenizer.fingerprint != meta["tokenizer"]:
         raise ValueError(f"The checkpoint {path} holds another tokenizer than the one it was trained with.")
     return Checkpoint(model.to(device).eval(), tokenizer, meta, path)
+
+
+def read_meta(path: Path) -> dict:
+    """The metadata in a checkpoint's folder. Raises ValueError if they are missing or not those of a checkpoint."""
+    try:
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+        for key, kind in KNOWN.items():
+            if not isinstance(meta[key], kind):
+                raise TypeError(f"{key} is {meta[key]!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    return meta
+
+
+def check_files(path: Path, meta: dict, names: tuple[str, ...]):
+    """Raise ValueError unless these files are those that were saved; checkpoints without digests are let through."""
+    for name in names if "files" in meta else ():
+        try:
+            if _digest(path / name) != meta["files"].get(name):
+                raise ValueError(f"{name} is not the file that was saved")
+        except (OSError, ValueError, AttributeError) as error:
+            raise _damaged(path, error) from error
+
+
+def _check_shapes(config: GPTConfig, weights: dict[str, torch.Tensor]):
+    """Compare what the metadata say with what the weights are, before a model of that size is made."""
+    V, C = weights["lm_head.weight"].shape
+    layers = {int(name.split(".")[2]) for name in weights if name.startswith("transformer.h.")}
+    found = {"vocab_size": V, "n_embd": C, "n_layer": len(layers)}
+    for name, value in found.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"{META} says {name} {getattr(config, name)}, the weights have {value}")
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while block := opened.read(BLOCK):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    what = str(error).strip().splitlines()[0][:MAX_DETAIL] if str(error).strip() else type(error).__name__
+    if isinstance(error, KeyError):
+        what = f"{what} is missing"
+    return ValueError(f"The checkpoint {path} is damaged or of another version: {what}")

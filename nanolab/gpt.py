@@ -33,6 +33,16 @@ class GPTConfig:
     n_kv_head: int = 2  # fewer than n_head: several query heads share a key head
     n_embd: int = 256
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}.")
+        if self.n_embd % (2 * self.n_head) or self.n_head % self.n_kv_head:
+            raise ValueError(
+                f"n_embd {self.n_embd} must be an even multiple of n_head {self.n_head}, "
+                f"and that a multiple of n_kv_head {self.n_kv_head}."
+            )
+
     @classmethod
     def from_depth(cls, depth: int, vocab_size: int, sequence_len: int = 1024) -> "GPTConfig":
         """The one number that sizes a model: "d4" is depth 4, width 256, 2 heads.

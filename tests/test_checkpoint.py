@@ -1,4 +1,8 @@
 import json
+import os
+import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -93,5 +97,100 @@ def test_a_damaged_checkpoint_gives_one_clear_error(damage, tiny_model, small_to
 
 def test_another_tokenizer_in_the_folder_is_noticed(tiny_model, small_tokenizer, byte_tokenizer):
     byte_tokenizer.save(save(tiny_model, small_tokenizer))
-    with pytest.raises(ValueError, match="another tokenizer"):
+    with pytest.raises(ValueError, match="tokenizer.json is not the file that was saved"):
         load_checkpoint("sft", "d2")
+
+
+def test_a_kill_between_two_renames_loses_no_checkpoint(tiny_model, small_tokenizer):
+    path = save(tiny_model, small_tokenizer, note="old")
+    aside = path.parent / ".replaced-x"
+    aside.mkdir()
+    path.rename(aside / path.name)  # where it is when the second rename never came
+    assert load_checkpoint("sft", "d2").meta["note"] == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["step_000010"]
+
+
+def flip(data: bytes, rng) -> bytes:
+    place = rng.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
+
+
+def insert(data: bytes, rng) -> bytes:
+    place = rng.randrange(len(data))
+    return data[:place] + rng.randbytes(rng.randint(1, 40)) + data[place:]
+
+
+DAMAGES = {
+    "flipped bit": flip,
+    "cut": lambda data, rng: data[: rng.randrange(len(data))],
+    "more": insert,
+    "zeros": lambda data, rng: bytes(len(data)),
+    "junk": lambda data, rng: rng.randbytes(rng.randint(0, 400)),
+    "nothing": lambda data, rng: b"",
+}
+
+
+def test_five_hundred_damaged_folders_each_give_one_clear_error_or_the_saved_weights(tiny_model, small_tokenizer):
+    path = save(tiny_model, small_tokenizer, note="a word")
+    whole = {file.name: file.read_bytes() for file in path.iterdir()}
+    rng, errors = random.Random(0), 0
+    for _ in range(500):
+        name, damage = rng.choice(sorted(whole)), rng.choice(sorted(DAMAGES))
+        (path / name).write_bytes(DAMAGES[damage](whole[name], rng))
+        try:
+            model = load_checkpoint("sft", "d2").model
+            assert name == "meta.json"  # a letter of a note may change unnoticed, a weight never
+            assert all(map(torch.equal, model.parameters(), tiny_model.parameters()))
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error) and len(str(error)) < 600
+            errors += 1
+        (path / name).write_bytes(whole[name])
+    assert errors > 350
+    assert load_checkpoint("sft", "d2").meta["note"] == "a word"
+
+
+HUGE = 10**9
+
+
+@pytest.mark.parametrize("key", ["n_layer", "n_embd", "n_head", "n_kv_head", "vocab_size", "sequence_len"])
+@pytest.mark.parametrize("value", [0, -1, 3, HUGE, "4", None, [1], 2.5])
+def test_a_changed_shape_in_the_metadata_never_hangs_or_fills_memory(key, value, tiny_model, small_tokenizer):
+    path = save(tiny_model, small_tokenizer)
+    meta = json.loads((path / "meta.json").read_text())
+    meta["model_config"][key] = value
+    (path / "meta.json").write_text(json.dumps(meta))
+    if key == "sequence_len" and value in (3, HUGE):  # says how it was trained, and shapes nothing
+        assert load_checkpoint("sft", "d2").model.config.sequence_len == value
+        return
+    with pytest.raises(ValueError, match=f"The checkpoint {path} is damaged or of another version"):
+        load_checkpoint("sft", "d2")
+
+
+FULL_DISK = """
+import resource, signal, sys
+from nanolab.checkpoint import load_checkpoint, save_checkpoint
+
+model, tokenizer, meta, path = load_checkpoint("sft", "d2")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # no file may grow beyond: as on a disk that is full
+state = {"optimizers": [{"average": weight.detach()} for weight in model.parameters()]}
+try:
+    save_checkpoint("sft", "d2", int(sys.argv[2]), model, tokenizer, {"note": "new"}, state)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the limit of a file's size is asked of a Unix system")
+@pytest.mark.parametrize("step", [10, 20])
+@pytest.mark.parametrize("limit", [0, 2_000, 100_000, "weights"])
+def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoint_whole(limit, step, tiny_model, small_tokenizer):
+    path = save(tiny_model, small_tokenizer, note="old")
+    limit = (path / "model.safetensors").stat().st_size if limit == "weights" else limit  # only optimizer.pt is larger
+    command = [sys.executable, "-c", FULL_DISK, str(limit), str(step)]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("Could not write ") and "Earlier checkpoints are whole." in ended.stdout
+    assert load_checkpoint("sft", "d2").meta["note"] == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["step_000010"]
