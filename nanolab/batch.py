@@ -102,6 +102,7 @@ class Step:
     batches: list[Batch]
     num_conversations: int = 0
     left_out: list[str] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)  # where its conversations are from, for messages; [] for streams
 
     @property
     def slots(self) -> int:
@@ -324,9 +325,9 @@ class StepDataset(Dataset):
         return len(self.mixture) // self.num_examples
 
     def __getitem__(self, step: int) -> Step:
-        rows, left_out = self._rows(step)
+        rows, left_out, names = self._rows(step)
         batches = batches_of(self._plan_of(rows), rows, self.tokenizer.special("assistant_end"))
-        return Step(batches, len(rows), left_out)
+        return Step(batches, len(rows), left_out, names)
 
     def plan(self, step: int) -> Plan:
         """How step `step` is laid out, without its tensors; the conversations are rendered, for their lengths."""
@@ -348,11 +349,11 @@ class StepDataset(Dataset):
             static_shapes=self.static_shapes,
         )
 
-    def _rows(self, step: int) -> tuple[list[Row], list[str]]:
-        """The step's conversations, rendered, and what was skipped or cut and why."""
+    def _rows(self, step: int) -> tuple[list[Row], list[str], list[str]]:
+        """The step's conversations, rendered, what was skipped or cut and why, and where the others are from."""
         if step < 0:
             raise IndexError(f"Steps count from 0, got {step}.")
-        rows, left_out = [], []
+        rows, left_out, names = [], [], []
         for k in range(step * self.num_examples, (step + 1) * self.num_examples):
             try:
                 conversation = self.mixture[k % len(self.mixture)]
@@ -369,7 +370,8 @@ class StepDataset(Dataset):
                 left_out.append(f"{where}: {done}, {len(row[0])} tokens are more than {self.max_data_tokens}")
             if kept is not None:
                 rows.append(kept)
-        return rows, left_out
+                names.append(where)
+        return rows, left_out, names
 
 
 def sft_data_generator(

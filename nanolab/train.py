@@ -25,6 +25,7 @@ from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
 
 __all__ = ["BaseConfig", "MidConfig", "Report", "SFTConfig", "TokenizerConfig", "backward", "train"]
 
+FIRST_FEW = 5  # conversations named in an error
 Schedule = Callable[[int], tuple[float, float | None]]  # step -> learning-rate multiplier, Muon momentum (None: leave)
 
 
@@ -84,7 +85,8 @@ def train(
         should_stop: asked before every micro-batch; if so, the step is abandoned before any weight moves, and the
             training ends without a report of it.
 
-    Raises FloatingPointError, before any weight moves, when the loss is not finite.
+    Raises FloatingPointError, before any weight moves, when the loss or the gradient is not finite; it names the step
+    and its conversations.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     steps = iter(steps)
@@ -102,12 +104,15 @@ def train(
             model.zero_grad(set_to_none=True)
             return
         if loss is not None and not math.isfinite(loss):
-            model.zero_grad(set_to_none=True)
-            raise FloatingPointError(f"Step {number}: the loss is {loss}. No weight was moved by this step.")
+            raise _not_finite(model, number, f"the loss is {loss}", step)
         grad_norm = None
         if loss is not None:
+            norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+            if not math.isfinite(norm.item()):
+                raise _not_finite(model, number, f"the gradient's norm is {norm.item()}", step)
             if grad_clip > 0:
-                grad_norm = torch.nn.utils.clip_grad_norm_(weights, grad_clip).item()
+                torch.nn.utils.clip_grads_with_norm_(weights, grad_clip, norm)
+                grad_norm = norm.item()
             for optimizer in optimizers:
                 optimizer.step()
         model.zero_grad(set_to_none=True)
@@ -126,6 +131,17 @@ def train(
             left_out=step.left_out,
             grad_norm=grad_norm,
         )
+
+
+def _not_finite(model: torch.nn.Module, number: int, what: str, step: Step) -> FloatingPointError:
+    """The error that ends a run whose numbers have left the scale; the weights are those of the step before."""
+    model.zero_grad(set_to_none=True)
+    more = f" and {len(step.rows) - FIRST_FEW} more" if len(step.rows) > FIRST_FEW else ""
+    rows = f" Its conversations: {', '.join(step.rows[:FIRST_FEW])}{more}." if step.rows else ""
+    return FloatingPointError(
+        f"Step {number}: {what}. No weight was moved by this step.{rows} Smaller learning rates may help; checkpoints "
+        "of earlier steps are good."
+    )
 
 
 class Abandoned(Exception):

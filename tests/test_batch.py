@@ -358,6 +358,7 @@ def test_rows_that_cannot_be_read_stop_training_or_are_skipped_and_told(byte_tok
         StepDataset(SomeBad(), byte_tokenizer, num_examples=3)[0]
     steps = StepDataset(SomeBad(), byte_tokenizer, num_examples=3, on_bad_row="skip")
     assert [steps[k].num_conversations for k in (0, 1, 2)] == [2, 2, 2]
+    assert (steps[0].rows, steps[1].rows) == (["row 0", "row 2"], ["row 3", "row 5"])
     assert steps[0].left_out[0].startswith("row 1, turn 2:") and steps[0].left_out[0].endswith("Skipped.")
     assert steps[1].left_out == ["row 4: the answer 'E' is not among the letters A, B. Skipped."]
     with pytest.raises(ValueError, match="Unknown on_bad_row 'ignore'. There are: error, skip."):

@@ -133,6 +133,19 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_moves():
     assert torch.equal(head, model.lm_head.weight)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_moves_nothing_and_names_the_rows(bad):
+    model, steps = random_model(300), steps_of(random_rows(2))
+    steps[0].rows = [f"GSM8K main/train row {k}" for k in range(7)]
+    before = [weight.clone() for weight in model.parameters()]
+    model.lm_head.weight.register_hook(lambda gradient: torch.full_like(gradient, bad))
+    message = "Step 0: the gradient's norm is (nan|inf).*GSM8K main/train row 4 and 2 more"
+    with pytest.raises(FloatingPointError, match=message):
+        next(train(model, make_optimizers(model, **LRS), steps, schedule))
+    assert all(map(torch.equal, model.parameters(), before))
+    assert all(weight.grad is None for weight in model.parameters())
+
+
 def test_clipping_reports_the_norm_before_it():
     model, rows = random_model(300), random_rows(4)
     report = next(train(model, make_optimizers(model, **LRS), steps_of(rows), schedule, grad_clip=1.0))
