@@ -221,13 +221,17 @@ def quiet(text: str, dim: bool) -> str:
 
 
 def ending_note(chat: Chat) -> str:
-    """What to tell about the last reply's end, "" if the model simply was done.
+    """What to tell about the last reply's end, "" if the model simply was done within the length that it knows.
 
     >>> ending_note(Chat(engine))                                              # doctest: +SKIP
     ''
     """
     notes = {"cut": f"cut at max_tokens = {chat.max_tokens}", "stopped": "stopped"}
-    return notes.get(chat.ending, "")
+    told = [notes[chat.ending]] if chat.ending in notes else []
+    length, known = len(chat.prompt_ids) + len(chat.reply_ids), chat.engine.model.config.sequence_len
+    if length > known:
+        told.append(f"{length:,} tokens so far, the model began with rows of {known:,}: it may lose the thread")
+    return "; ".join(told)
 
 
 def write_out(text: str):

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import pickle
+import platform
 import re
 import shutil
 import tempfile
@@ -33,6 +34,8 @@ from nanolab.tokenizer import Tokenizer
 STAGES = ("base", "mid", "sft")
 WEIGHTS, META, OPTIMIZER = "model.safetensors", "meta.json", "optimizer.pt"
 TOKENIZER = "tokenizer.json"
+WRITING, REPLACED = ".writing-", ".replaced-"  # folders on their way in and out, and whose they are:
+FOLDER_OF = re.compile(r"\.(?:writing|replaced)-(.+)-(\d+)-[^-]*")
 KNOWN = {"stage": str, "model_tag": str, "step": int, "model_config": dict, "tokenizer": str}  # always in meta.json
 BLOCK = 2**20  # bytes read at once for a digest
 MAX_DETAIL = 300  # letters of another library's message that are passed on
@@ -75,7 +78,8 @@ def save_checkpoint(
     """
     place = stage_dir(stage) / model_tag / f"step_{step:06d}"
     place.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=place.parent))
+    _sweep(place.parent)
+    beside = _folder_of_mine(WRITING, place.parent)
     try:
         weights = {name: weight.detach().contiguous().cpu() for name, weight in model.state_dict().items()}
         save_file(weights, beside / WEIGHTS)
@@ -156,7 +160,7 @@ def _flush_folder(folder: Path):
 
 def _swap(new: Path, place: Path):
     """Put `new` where an older checkpoint is, which leaves only once the new one is in place."""
-    old = Path(tempfile.mkdtemp(prefix=".replaced-", dir=place.parent)) / place.name
+    old = _folder_of_mine(REPLACED, place.parent) / place.name
     place.rename(old)
     new.rename(place)
     shutil.rmtree(old.parent)
@@ -164,11 +168,43 @@ def _swap(new: Path, place: Path):
 
 def _put_back(folder: Path):
     """Finish or undo what a killed `_swap` has left: the older checkpoint returns if the new one is not in place."""
-    for aside in folder.glob(".replaced-*"):
+    for aside in folder.glob(f"{REPLACED}*"):
+        if _is_writing(aside):
+            continue
         for old in aside.iterdir():
             if not (folder / old.name).exists():
                 old.rename(folder / old.name)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _folder_of_mine(prefix: str, parent: Path) -> Path:
+    """A new folder whose name says which process of which machine writes it."""
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{platform.node()}-{os.getpid()}-", dir=parent))
+
+
+def _is_writing(folder: Path) -> bool:
+    """Whether the process that a folder is named after may still be at work: on another machine nobody can tell."""
+    named = FOLDER_OF.fullmatch(folder.name)
+    if named is None:
+        return False
+    machine, number = named.groups()
+    if machine != platform.node():
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, and alive
+        return True
+    return int(number) != os.getpid()
+
+
+def _sweep(folder: Path):
+    """Remove what processes that were killed while they wrote have left."""
+    _put_back(folder)
+    for half in folder.glob(f"{WRITING}*"):
+        if not _is_writing(half):
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def find_checkpoint(stage: str, model_tag: str = "", step: int = -1) -> Path:

@@ -25,8 +25,6 @@ from nanolab.settings import (
 )
 from nanolab.tasks import DataUnavailable
 
-FIRST_FEW = 5  # of the conversations left out, to be shown
-
 Command = (
     Annotated[TokenizerConfig, tyro.conf.subcommand("tokenizer", description="Train the tokenizer.")]
     | Annotated[BaseConfig, tyro.conf.subcommand("base", description="Base training on plain text.")]
@@ -80,12 +78,7 @@ def grade_with_progress(config: EvalConfig):
 
 def train_with_progress(job: jobs.Job):
     """Train a job, a line a step; when somebody watches, a bar with the time left stands below the lines."""
-    left_out = []
     with tqdm(total=job.num_iterations, unit="step", disable=not sys.stderr.isatty()) as bar:
         for report in jobs.run(job, say=tqdm.write):
             tqdm.write(report.line(job.num_iterations))
-            left_out += report.left_out
             bar.update()
-    if left_out:
-        print(f"{len(left_out)} conversations were skipped or cut, the first of them:")
-        print("".join(f"  {line}\n" for line in left_out[:FIRST_FEW]), end="")

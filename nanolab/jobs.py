@@ -36,7 +36,7 @@ from nanolab.layout import possible_shapes
 from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum
 from nanolab.paths import cache_dir, shown
 from nanolab.render import render_conversation
-from nanolab.runtime import describe_machine, pick_device, pick_dtype, seed_everything, versions
+from nanolab.runtime import describe_machine, pick_device, pick_dtype, seed_everything, set_deterministic, versions
 from nanolab.settings import (
     REAL_VOCAB_SIZE,
     TOY_VOCAB_SIZE,
@@ -55,6 +55,8 @@ STAGE_OF = {BaseConfig: "base", MidConfig: "mid", SFTConfig: "sft"}
 # Settings that may differ from those of the run that is resumed: they change no weight.
 FREE_WHEN_RESUMING = {"run", "resume", "save", "save_every", "keep_last", "num_workers", "eval_every", "eval_tokens"}
 FREE_WHEN_RESUMING |= {"eval_steps", "eval_metrics_every", "eval_metrics_max_problems", "model_tag", "step"}
+
+FIRST_FEW = 5  # of the conversations left out, to be shown
 
 Say = Callable[[str], None]  # where lines of text for people go: print, or something silent
 
@@ -81,7 +83,9 @@ class Job:
     provenance: dict = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # the last evaluation of each kind
     saved: Path | None = None
-    first_step: int = 0  # more than 0 if resumed
+    left_out: list[str] = field(default_factory=list)  # conversations that were skipped or cut, and why
+    empty_steps: int = 0  # steps without a supervised token: they moved no weight
+    first_step: int = 0  # the next to do: more than 0 if resumed, or if a run of this job was left
 
     @property
     def run_dir(self) -> Path:
@@ -113,7 +117,8 @@ def run(job: Job, say: Say = print) -> Iterator[Report]:
 
     Evaluations happen before a step's update and once after the last step. Every report is also a line of
     `metrics.jsonl` in `job.run_dir`, written as it happens. Ctrl-C (a stopped cell) and SIGTERM end the run before the
-    next micro-batch: what is done is saved, and Interrupted, a KeyboardInterrupt, says where and how to go on.
+    next micro-batch: what is done is saved, and Interrupted, a KeyboardInterrupt, says where and how to go on. The
+    same job can also simply be run again (the cell, once more): it goes on behind its last finished step.
     """
     with Interrupts() as interrupts:
         yield from _run(job, say, interrupts)
@@ -123,7 +128,7 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
     job.run_dir.mkdir(parents=True, exist_ok=True)
     if job.compiled is not None:
         job.compiled.warm_up(job.shapes, getattr(job.config, "batching", "padded"), job.dtype, say)
-    loader = _loader(job)
+    loader, begin = _loader(job), job.first_step
     training = train(
         job.model,
         job.optimizers,
@@ -133,22 +138,26 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
         grad_clip=job.grad_clip,
         dtype=job.dtype,
         forward=job.compiled,
-        first_step=job.first_step,
+        first_step=begin,
         should_stop=lambda: interrupts.asked is not None,
     )
     with _metrics_file(job) as metrics_file:
-        for step in range(job.first_step, job.num_iterations):
-            if job.config.save_every > 0 and step > job.first_step and step % job.config.save_every == 0:
+        for step in range(begin, job.num_iterations):
+            if job.config.save_every > 0 and step > begin and step % job.config.save_every == 0:
                 _save(job, step, say)
             metrics = _evaluate_and_say(job, step, say)
             report = next(training, None)
             if report is None:
-                _leave(job, step, interrupts.asked, say)
+                _leave(job, step - begin, interrupts.asked, say)
             report.metrics = metrics
+            job.left_out += report.left_out
+            job.empty_steps += report.loss is None
+            job.first_step = step + 1  # where this job goes on, if its loop is left here and run again
             _write_line(metrics_file, report)
             yield report
         final = _evaluate_and_say(job, job.num_iterations, say)
         metrics_file.write(json.dumps({"step": job.num_iterations, **final}) + "\n")
+    _say_left_out(job, say)
     if job.compiled is not None:
         warm = len(job.compiled.warm_shapes)
         say(f"Compiled shapes: {warm}; recompilations after the warm-up: {job.compiled.recompilations}")
@@ -165,15 +174,25 @@ def _save(job: Job, step: int, say: Say):
     say(f"Saved the {job.stage} checkpoint {shown(job.saved)}")
 
 
-def _leave(job: Job, step: int, signal_number: int, say: Say):
-    """End an interrupted run between two steps: save, and raise Interrupted with what to do."""
+def _say_left_out(job: Job, say: Say):
+    if job.left_out:
+        say(f"{len(job.left_out):,} conversations were skipped or cut, the first of them:")
+        for reason in job.left_out[:FIRST_FEW]:
+            say(f"  {reason}")
+    if job.empty_steps:
+        say(f"{job.empty_steps:,} steps had no supervised token: they moved no weight.")
+
+
+def _leave(job: Job, done: int, signal_number: int, say: Say):
+    """End an interrupted run after `done` steps: save them, and raise Interrupted with what to do."""
+    _say_left_out(job, say)
     kept = "Nothing was saved (save is off)."
-    if job.config.save and step > job.first_step:
-        _save(job, step, say)
-        kept = 'Go on with resume="latest".'
+    if job.config.save and done:
+        _save(job, job.first_step, say)
+        kept = 'Go on with resume="latest", or in a notebook by running the same cell again.'
     elif job.config.save:
         kept = "No step was done since the start."
-    raise Interrupted(f"Stopped after {step:,} of {job.num_iterations:,} steps. {kept}", signal_number)
+    raise Interrupted(f"Stopped after {job.first_step:,} of {job.num_iterations:,} steps. {kept}", signal_number)
 
 
 def checkpoint_to_resume(config: BaseConfig | MidConfig | SFTConfig, say: Say) -> Path | None:
@@ -391,6 +410,7 @@ def _device_and_dtype(config, say: Say) -> tuple[torch.device, str]:
     device = pick_device(config.device_type)
     dtype, reason = pick_dtype(config.dtype, device)
     say(f"Device: {describe_machine(device)}; matrix products in {dtype} ({reason})")
+    say(f"The same bits again in another run: {set_deterministic(device, config.deterministic)}")
     return device, dtype
 
 

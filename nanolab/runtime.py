@@ -1,5 +1,6 @@
 """Beside the line: which device, which precision, which seed. What differs between machines is asked here."""
 
+import os
 import platform
 import random
 import subprocess
@@ -19,6 +20,7 @@ PACKAGES_NOTED = (
 )  # their versions are kept with every run
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 WORTHWHILE_SPEEDUP = 1.2  # bfloat16 also costs conversions and exactness
+CUBLAS_SETTING, CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # asked for by torch's own error
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -97,6 +99,28 @@ def seed_everything(seed: int):
     """Seed Python's and torch's generators (the model's first weights come from them)."""
     random.seed(seed)
     torch.manual_seed(seed)
+
+
+def set_deterministic(device: torch.device, wanted: bool) -> str:
+    """Make every later step the same to the bit in every run, or let CUDA choose; a sentence on what holds now.
+
+    A processor gives the same bits always, with as many threads. On CUDA some fast kernels add in whatever order their
+    threads come; `torch.use_deterministic_algorithms` takes slower ones, and raises RuntimeError in an operation
+    that has none. It holds for the whole process, so it is also taken back here.
+    Source: docs.pytorch.org/docs/stable/notes/randomness.html
+
+    >>> set_deterministic(torch.device("cpu"), wanted=False)
+    'yes (a processor repeats its bits, with the same number of threads)'
+    """
+    torch.use_deterministic_algorithms(wanted and device.type != "cpu")
+    if device.type == "cpu":
+        return "yes (a processor repeats its bits, with the same number of threads)"
+    if not wanted:
+        return f"no (on {device.type} sums may be added in another order each time; deterministic=True forbids that)"
+    if device.type == "cuda":
+        os.environ.setdefault(CUBLAS_SETTING, CUBLAS_DETERMINISTIC)  # read when the first product is computed
+        torch.backends.cudnn.benchmark = False
+    return "yes (deterministic algorithms only, which are slower)"
 
 
 def describe_machine(device: torch.device) -> str:

@@ -4,8 +4,12 @@ Defaults of the SFT job are nanochat's, but for the layout (the gradient is the 
 fit a laptop; nanochat's own are in the comments.
 """
 
+import functools
+import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
 
 from nanolab.layout import BATCHINGS
 
@@ -20,6 +24,37 @@ def default_data() -> str:
     return os.environ.get("NANOLAB_DATA") or "toy"
 
 
+def settings_of_a_job(config_class: type) -> type:
+    """Class decorator: a setting that does not exist is an error that names the nearest one that does.
+
+    >>> SFTConfig(num_iteration=5)
+    Traceback (most recent call last):
+    TypeError: SFTConfig has no setting num_iteration. Did you mean num_iterations?
+    """
+    init, names = config_class.__init__, [field.name for field in fields(config_class)]
+
+    @functools.wraps(init)
+    def checked(self, *args, **settings):
+        for name in settings:
+            if name not in names:
+                raise TypeError(f"{config_class.__name__} has no setting {name}.{nearest(name, names)}")
+        init(self, *args, **settings)
+
+    config_class.__init__ = checked
+    return config_class
+
+
+def nearest(word: str, words: list[str] | tuple[str, ...]) -> str:
+    """The end of an error: the one of `words` that was probably meant, or, where none is near, all of them.
+
+    >>> nearest("paked", BATCHINGS)
+    ' Did you mean packed?'
+    """
+    found = get_close_matches(str(word), words, n=1, cutoff=0.6)
+    return f" Did you mean {found[0]}?" if found else f" There are: {', '.join(words)}."
+
+
+@settings_of_a_job
 @dataclass
 class TokenizerConfig:
     """Settings of `nanolab tokenizer`."""
@@ -30,6 +65,7 @@ class TokenizerConfig:
     max_words: int = 20_000  # words of the spelling tasks' training list to learn from, besides the text
 
 
+@settings_of_a_job
 @dataclass
 class BaseConfig:
     """Settings of `nanolab base`: learn language from plain text."""
@@ -54,6 +90,7 @@ class BaseConfig:
     device_type: str = ""  # "cuda", "mps", "cpu"; "" = the first that is there
     dtype: str = "auto"  # of the matrix products: "float32", "bfloat16"; auto = bfloat16 where it is faster
     compile: str = "auto"  # torch.compile: "on", "off"; auto = on for CUDA, where a run is long enough to earn it back
+    deterministic: bool = False  # on CUDA: the same bits in every run, slower; a processor always does that
     num_workers: int = -1  # processes that prepare steps ahead; 0 = none, -1 = 1 for CUDA and 0 elsewhere
     save: bool = True  # write a checkpoint at the end, and when interrupted
     save_every: int = -1  # steps between checkpoints on the way; -1 = none
@@ -61,6 +98,7 @@ class BaseConfig:
     resume: str = ""  # "latest" or the folder of a checkpoint to go on from, to the bit; "" = start anew
 
 
+@settings_of_a_job
 @dataclass
 class MidConfig:
     """Settings of `nanolab mid`: learn what conversations look like, every token a target."""
@@ -87,6 +125,7 @@ class MidConfig:
     device_type: str = ""
     dtype: str = "auto"
     compile: str = "auto"
+    deterministic: bool = False
     num_workers: int = -1
     save: bool = True
     save_every: int = -1
@@ -94,6 +133,7 @@ class MidConfig:
     resume: str = ""
 
 
+@settings_of_a_job
 @dataclass
 class SFTConfig:
     """Settings of `nanolab sft`: learn to answer, only the assistant's tokens are targets."""
@@ -126,6 +166,7 @@ class SFTConfig:
     device_type: str = ""
     dtype: str = "auto"
     compile: str = "auto"
+    deterministic: bool = False
     num_workers: int = -1
     save: bool = True
     save_every: int = -1
@@ -133,6 +174,7 @@ class SFTConfig:
     resume: str = ""
 
 
+@settings_of_a_job
 @dataclass
 class EvalConfig:
     """Settings of `nanolab eval`: grade a checkpoint on held-out rows."""
@@ -154,6 +196,7 @@ class EvalConfig:
     save: bool = True  # keep the table of every problem under data_cache/runs
 
 
+@settings_of_a_job
 @dataclass
 class ChatConfig:
     """Settings of `nanolab chat`: talk to a checkpoint in the terminal."""
@@ -177,10 +220,13 @@ POSITIVE = ("depth", "max_seq_len", "device_batch_size", "device_batch_tokens", 
 POSITIVE += ("target_examples_per_step", "num_epochs", "num_samples", "max_tokens", "batch_size", "top_k")
 MINUS_ONE_OR_POSITIVE = ("num_iterations", "max_data_tokens", "eval_metrics_max_problems", "vocab_size", "max_problems")
 MINUS_ONE_OR_POSITIVE += ("save_every", "keep_last")
+FINITE = ("embedding_lr", "unembedding_lr", "matrix_lr", "init_lr_frac", "weight_decay", "grad_clip")  # and 0 or more
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000  # beyond these, numbers of 32 bits fail
 WORDS = {
     "batching": BATCHINGS,
     "compile": ("auto", "on", "off"),
+    "dtype": ("auto", "float32", "bfloat16"),
     "overlong": ("skip", "truncate", "error"),
     "on_bad_row": ("error", "skip"),
     "loss_average": ("step", "micro_batch"),
@@ -195,12 +241,15 @@ def check_settings(config: Config):
     ValueError: device_batch_size must be 1 or more, got 0.
     """
     for name, value in asdict(config).items():
+        _check_kind(name, value, type(getattr(type(config), name, "")))
         if name in POSITIVE and value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}.")
         if name in MINUS_ONE_OR_POSITIVE and value != -1 and value < 1:
             raise ValueError(f"{name} must be 1 or more, or -1, got {value}.")
+        if name in FINITE and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be 0 or more, got {value}.")
         if name in WORDS and value not in WORDS[name]:
-            raise ValueError(f"{name} must be one of {', '.join(WORDS[name])}, got {value!r}.")
+            raise ValueError(f"{name} must be one of {', '.join(WORDS[name])}, got {value!r}.{_meant(value, name)}")
     if hasattr(config, "source") and config.source not in (allowed := _sources(config)):
         raise ValueError(f"source must be one of {', '.join(allowed)}, got {config.source!r}.")
     check_temperature(getattr(config, "temperature", 0))
@@ -211,6 +260,36 @@ def check_settings(config: Config):
             f"total_batch_size {config.total_batch_size:,} is not a multiple of device_batch_size * max_seq_len = "
             f"{config.device_batch_size} * {config.max_seq_len} = {micro:,} tokens."
         )
+    for problem in _contradictions(config):
+        raise ValueError(problem)
+
+
+def _check_kind(name: str, value: object, kind: type):
+    """Raise ValueError for a value of another kind than the setting's default, as a papermill file may give it."""
+    kinds = {int: int, float: (int, float), bool: bool, str: (str, Path) if name in ("data", "resume") else str}[kind]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{name} must be {KINDS[kind]}, got {value!r}.")
+
+
+def _meant(value: str, name: str) -> str:
+    hint = nearest(value, WORDS[name])
+    return hint if "mean" in hint else ""
+
+
+def _contradictions(config: Config) -> list[str]:
+    """Settings that are fine each by itself and cannot be meant together."""
+    problems = []
+    if not getattr(config, "save", True):
+        for name in ("save_every", "keep_last"):
+            if getattr(config, name, -1) != -1:
+                problems.append(f"{name}={getattr(config, name)} and save=False contradict each other: leave one out.")
+    if getattr(config, "overlong", "skip") != "skip" and config.max_data_tokens == -1:
+        problems.append(
+            f"overlong={config.overlong!r} needs a limit to be over: set max_data_tokens (tokens a conversation)."
+        )
+    if getattr(config, "max_data_tokens", -1) == 1:
+        problems.append("max_data_tokens=1 leaves nothing to predict: every conversation has a first and a next token.")
+    return problems
 
 
 def check_temperature(temperature: float):

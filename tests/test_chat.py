@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import nanolab.chat
 from nanolab import show
-from nanolab.chat import Chat, Piece, ReplyReader, run, spoken, talk
+from nanolab.chat import Chat, Piece, ReplyReader, ending_note, run, spoken, talk
 from nanolab.checkpoint import save_checkpoint
 from nanolab.engine import Engine
 from nanolab.render import RenderError, render_conversation
@@ -35,6 +36,7 @@ class Saying:
 
     def __init__(self, tokenizer, *scripts):
         self.tokenizer, self.scripts, self.asked = tokenizer, list(scripts), []
+        self.model = SimpleNamespace(config=SimpleNamespace(sequence_len=1024))
 
     def stream(self, prompt, max_tokens, temperature, top_k, seed):
         self.asked.append((list(prompt), temperature, top_k, seed))
@@ -350,12 +352,23 @@ def test_ctrl_c_at_the_prompt_tells_how_to_leave_and_a_second_one_leaves(byte_to
     assert talked(chat, *interrupts) == note + "you> a\nA\n" + note + "you> \n"
 
 
+def test_a_conversation_longer_than_the_rows_the_model_began_with_is_noted(byte_tokenizer):
+    chat = Chat(Saying(byte_tokenizer, [65], [66]))
+    chat.engine.model.config.sequence_len = 30
+    list(chat.stream("Hi"))
+    assert ending_note(chat) == ""
+    list(chat.stream("a longer message than the first"))
+    assert ending_note(chat) == "43 tokens so far, the model began with rows of 30: it may lose the thread"
+
+
 ENDLESS = """
 import signal, time
 from nanolab.chat import Chat, talk
+from nanolab.gpt import GPT, GPTConfig
 from nanolab.tokenizer import Tokenizer
 
 class Endless:
+    model = GPT(GPTConfig.from_depth(1, 256))
     tokenizer = Tokenizer([bytes([b]) for b in range(256)])
     def stream(self, *_, **__):
         while True:

@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -108,6 +109,17 @@ def test_a_kill_between_two_renames_loses_no_checkpoint(tiny_model, small_tokeni
     path.rename(aside / path.name)  # where it is when the second rename never came
     assert load_checkpoint("sft", "d2").meta["note"] == "old"
     assert [p.name for p in path.parent.iterdir()] == ["step_000010"]
+
+
+def test_what_a_killed_process_left_is_swept_up_and_what_another_writes_is_not(tiny_model, small_tokenizer):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    path = save(tiny_model, small_tokenizer)
+    left = path.parent / f".writing-{platform.node()}-{int(dead.stdout)}-abc"
+    others = [path.parent / f".writing-{platform.node()}-{os.getppid()}-abc", path.parent / ".writing-other-host-7-abc"]
+    for folder in (left, *others):
+        folder.mkdir()
+    assert save(tiny_model, small_tokenizer) == path
+    assert not left.exists() and all(folder.exists() for folder in others)
 
 
 def flip(data: bytes, rng) -> bytes:

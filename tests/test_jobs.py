@@ -13,6 +13,7 @@ from nanolab.cli import main
 from nanolab.evaluate import evaluate
 from nanolab.grades import GRADED_TASKS, grade, grades_path, run_eval, side_by_side
 from nanolab.jobs import run, start, train_tokenizer
+from nanolab.runtime import set_deterministic
 from nanolab.sandbox import SandboxUnavailable
 from nanolab.settings import BaseConfig, EvalConfig, MidConfig, SFTConfig, TokenizerConfig
 from nanolab.tasks import make_task
@@ -153,11 +154,37 @@ def test_settings_that_cannot_work_are_refused_before_any_work():
         ("num_workers", -2, "num_workers must be 0 or more, or -1"),
         ("loss_average", "tokens", "loss_average must be one of step, micro_batch"),
         ("source", "rl", "source must be one of base, mid"),
+        ("batching", "paked", "got 'paked'. Did you mean packed[?]"),
+        ("dtype", "float16", "dtype must be one of auto, float32, bfloat16, got 'float16'. Did you mean bfloat16[?]"),
+        ("num_iterations", "10", "num_iterations must be a whole number, got '10'"),
+        ("matrix_lr", float("nan"), "matrix_lr must be 0 or more, got nan"),
+        ("save", "no", "save must be True or False, got 'no'"),
+        ("save_every", 5, "save_every=5 and save=False contradict each other"),
+        ("overlong", "truncate", "overlong='truncate' needs a limit to be over: set max_data_tokens"),
+        ("max_data_tokens", 1, "max_data_tokens=1 leaves nothing to predict"),
     ):
         with pytest.raises(ValueError, match=message):
             start(sft_config(**{setting: value}), say=quiet)
     with pytest.raises(ValueError, match="too small for a single step"):
         start(sft_config(num_iterations=-1, target_examples_per_step=1_000_000), say=quiet)
+
+
+def test_a_setting_that_does_not_exist_names_the_nearest_one_that_does():
+    with pytest.raises(TypeError, match="SFTConfig has no setting num_iteration. Did you mean num_iterations[?]"):
+        SFTConfig(num_iteration=5)
+    with pytest.raises(TypeError, match="BaseConfig has no setting zzz. There are: run, data, model_tag"):
+        BaseConfig(zzz=1)
+
+
+def test_deterministic_is_asked_of_torch_where_it_is_not_so_anyway(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert set_deterministic(torch.device("cuda"), True).startswith("yes (deterministic algorithms only")
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+    assert set_deterministic(torch.device("cuda"), False).startswith("no (on cuda")
+    assert set_deterministic(torch.device("cpu"), True).startswith("yes (a processor")
+    assert asked == [True, False, False]
 
 
 @pytest.mark.parametrize("batching", ["bucketed", "packed"])

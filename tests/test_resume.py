@@ -17,7 +17,7 @@ from nanolab.cli import main
 from nanolab.interrupt import Interrupted, Interrupts
 from nanolab.jobs import run, start
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
-from nanolab.tasks import GSM8K, SimpleSpelling, TaskMixture
+from nanolab.tasks import GSM8K, SimpleSpelling, Task, TaskMixture
 
 STREAM = {"max_seq_len": 32, "device_batch_size": 2, "total_batch_size": 128, "eval_tokens": 128}
 CONFIGS = {
@@ -34,6 +34,20 @@ CONFIGS = {
         eval_metrics_max_problems=2,
     ),
 }
+
+
+class Rows(Task):
+    """A task of given conversations."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.given = rows
+
+    def num_examples(self):
+        return len(self.given)
+
+    def get_example(self, index):
+        return dict(self.given[index])
 
 
 def quiet(_line: str):
@@ -131,6 +145,39 @@ def test_base_and_mid_go_on_to_the_bit(stage, parents, cache):
     assert all(map(torch.equal, weights_of(second), weights_of(whole)))
 
 
+def test_the_same_cell_run_again_goes_on_behind_the_last_finished_step(parents, few_rows):
+    whole = start(changed("sft", save=False), say=quiet)
+    expected, weights = losses(whole), weights_of(whole)
+    job = start(changed("sft", save=False), say=quiet)
+    found = interrupted(job, 5)
+    for report in run(job, say=quiet):  # and left once more, by a break
+        found.append(report.loss)
+        if report.step == 8:
+            break
+    assert found + losses(job) == expected
+    assert all(map(torch.equal, weights_of(job), weights))
+    lines = [json.loads(line) for line in (job.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(13))
+
+
+def test_a_whole_run_of_rows_that_teach_nothing_moves_nothing_and_says_so(parents, monkeypatch):
+    only_users = [{"messages": [{"role": "user", "content": f"Hello {k}"}], "where": f"row {k}"} for k in range(9)]
+    too_long = [{"messages": [{"role": "user", "content": "a " * 500}, {"role": "assistant", "content": "b"}]}] * 9
+    for rows, left_out in ((only_users, 0), (too_long, 48)):
+        monkeypatch.setattr(jobs, "sft_mixture", lambda data, rows=rows: TaskMixture([Rows(rows)]))
+        said = []
+        job = start(changed("sft", max_data_tokens=100), say=quiet)
+        before = weights_of(job)
+        assert losses(job) == [None] * 12
+        assert all(map(torch.equal, weights_of(job), before))
+        assert all(not optimizer.state for optimizer in job.optimizers)
+        assert (job.empty_steps, len(job.left_out)) == (12, left_out)
+        for _ in run(job, say=said.append):
+            pass
+        assert "12 steps had no supervised token: they moved no weight." in said
+        assert any(line.startswith("48 conversations were skipped or cut") for line in said) == bool(left_out)
+
+
 def test_checkpoints_on_the_way_are_kept_as_many_as_asked_for(parents, few_rows):
     list(run(start(changed("sft", save_every=3, keep_last=2), say=quiet), say=quiet))
     assert saved_steps(stage_dir("sft") / "d1") == [9, 12]
@@ -204,41 +251,56 @@ def test_a_second_signal_stops_at_once_and_handlers_are_put_back():
 COMMAND = [sys.executable, "-m", "nanolab", "sft", "--data=toy", "--model_tag=d1", "--num_iterations=40"]
 COMMAND += ["--target_examples_per_step=4", "--eval_every=-1", "--eval_steps=1", "--eval_metrics_max_problems=2"]
 COMMAND += ["--save_every=1", "--keep_last=2", "--resume=latest"]
+KILLS = 20
+KILLED_COMMAND = [*COMMAND, "--model_tag=d4", f"--num_iterations={4 * KILLS}"]
+
+
+def saving(folder):
+    """Whether a checkpoint is being written: it is not yet where it will be."""
+    return any(path.name.startswith(".") for path in folder.glob("*"))
+
+
+def kill_at_a_random_moment(draws, folder, environment):
+    """Run the command and kill it, every third time while it saves; whether it died there, or None if it ended."""
+    process = subprocess.Popen(
+        KILLED_COMMAND, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("Step 00"):  # a step is done, the next begins: any moment now
+            time.sleep(draws.uniform(0, 0.4))
+            break
+    if draws.random() < 1 / 3:
+        while process.poll() is None and not saving(folder):
+            time.sleep(0.0005)
+    process.kill()
+    output = process.communicate()[0]
+    assert process.returncode in (0, -signal.SIGKILL), output
+    return None if process.returncode == 0 else saving(folder)
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_one(parents, cache, tmp_path_factory):
+def test_a_d4_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_run(cache, tmp_path_factory):
+    for stage in ("base", "mid"):
+        changes = {"model_tag": "d4", "num_iterations": 1} | ({"depth": 4} if stage == "base" else {})
+        list(run(start(changed(stage, **changes), say=quiet), say=quiet))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    draws, kills = random.Random(0), 0
-    while kills < 20:
-        process = subprocess.Popen(
-            COMMAND, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for line in process.stdout:
-            if line.startswith("Step "):  # training has begun: any moment now
-                time.sleep(draws.uniform(0, 0.25))
-                break
-        process.kill()
-        output = process.communicate()[0]
-        kills += 1
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, output
-    finished = subprocess.run(COMMAND, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    ended = load_folder(find_checkpoint("sft", "d1", 40)).model
-    assert not list(stage_dir("sft").glob("d1/.writing*/model.safetensors.tmp"))
+    draws, folder = random.Random(0), stage_dir("sft") / "d4"
+    kills = [kill_at_a_random_moment(draws, folder, environment) for _ in range(KILLS)]
+    assert None not in kills and sum(kills) >= 3, kills  # all were killed, some while a checkpoint was being written
+    finished = subprocess.run(KILLED_COMMAND, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0 and "Resuming after step" in finished.stdout, finished.stderr
+    assert not saving(folder)  # what the killed ones left is swept up
     elsewhere = tmp_path_factory.mktemp("undisturbed")
     os.symlink(cache / "tokenizer", elsewhere / "tokenizer")
     (elsewhere / "checkpoints").mkdir()
     os.symlink(cache / "checkpoints" / "mid", elsewhere / "checkpoints" / "mid")
     whole = subprocess.run(
-        [*COMMAND, "--save_every=-1"], env={**environment, "NANOLAB_CACHE": str(elsewhere)}, capture_output=True
+        [*KILLED_COMMAND, "--save_every=-1"], env={**environment, "NANOLAB_CACHE": str(elsewhere)}, capture_output=True
     )
     assert whole.returncode == 0
-    undisturbed = load_folder(elsewhere / "checkpoints" / "sft" / "d1" / "step_000040").model
+    paths = [root / "checkpoints" / "sft" / "d4" / f"step_{4 * KILLS:06d}" for root in (cache, elsewhere)]
+    ended, undisturbed = (load_folder(path).model for path in paths)
     assert all(map(torch.equal, ended.parameters(), undisturbed.parameters()))
-    assert kills >= 5
 
 
 @pytest.mark.slow
