@@ -31,7 +31,7 @@ from nanolab.tokenizer import FILE_NAME as TOKENIZER_FILE
 from nanolab.tokenizer import Tokenizer
 
 NOTEBOOKS = CLONE / "notebooks"
-TRAINING_NOTEBOOKS = ("07_base_and_mid.ipynb", "08_sft.ipynb")
+TRAINING_NOTEBOOKS = ("09_base_and_mid.ipynb", "10_sft.ipynb")
 NOT_FOR_TERMINALS = ("Executing Cell", "Ending Cell", "<IPython.core", "<Figure", "<nanolab")  # in papermill's log
 STAGES = {"base": BaseConfig, "mid": MidConfig, "sft": SFTConfig}
 PARENTS = {"mid": "base", "sft": "mid"}  # the stage whose checkpoint a stage starts from

@@ -6,11 +6,11 @@ import pytest
 from nanolab.course import NOTEBOOKS
 
 QUICK = {
-    "07_base_and_mid": {"base_iterations": 12, "mid_iterations": 4, "max_problems": 4},
-    "08_sft": {"num_iterations": 3, "target_examples_per_step": 8, "device_batch_size": 4, "max_problems": 4},
-    "09_layouts": {"num_steps": 2, "depth": 2, "rounds": 1},
-    "10_grade": {"max_problems": 4, "max_tokens": 24},
-    "11_talk": {"max_tokens": 24},
+    "09_base_and_mid": {"base_iterations": 12, "mid_iterations": 4, "max_problems": 4},
+    "10_sft": {"num_iterations": 3, "target_examples_per_step": 8, "device_batch_size": 4, "max_problems": 4},
+    "07_layouts": {"num_steps": 2, "depth": 2, "rounds": 1},
+    "13_grade": {"max_problems": 4, "max_tokens": 24},
+    "14_talk": {"max_tokens": 24},
 }
 
 
