@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env run test lab notebooks bench lint clean
+.PHONY: env run test lab notebooks site bench lint clean
 .DEFAULT_GOAL := env
 
 env: .venv/installed
@@ -23,6 +23,9 @@ lab: env
 
 notebooks: env  # run every notebook and save it with its outputs; nothing else writes them
 	$(BIN)/python -m nanolab.course notebooks
+
+site: env  # the course as HTML pages that open from disk
+	$(BIN)/python -m nanolab.site
 
 bench: env  # the short form of the main ones, on built-in rows; benchmarks/RESULTS.md has the long ones
 	$(BIN)/python benchmarks/sft_step.py --steps 1 --rounds 2
