@@ -11,10 +11,11 @@ A conversation is first cut into segments `(text or special token, mask)`, and s
 `RenderError`, which names the task, the row and the turn.
 """
 
+import reprlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nanolab.tokenizer import Tokenizer
+from nanolab.tokenizer import Tokenizer, check_text
 
 # The two special tokens around each kind of assistant part, and whether the model is trained on the part.
 PART_FRAMES = {
@@ -79,7 +80,8 @@ def conversation_segments(conversation: dict) -> Iterator[Segment]:
     Segment(text='Hi', mask=0, is_special=False)
     """
     yield BOS
-    where = conversation.get("where", "conversation") if isinstance(conversation, dict) else "conversation"
+    where = conversation.get("where") if isinstance(conversation, dict) else None
+    where = where if isinstance(where, str) else "conversation"
     for turn, role, content in _checked_turns(conversation, where):
         if role == "user":
             yield USER_START
@@ -119,8 +121,8 @@ def _checked_turns(conversation: dict, where: str) -> Iterator[tuple[int, str, o
         role = _role(message)
         if role != expected:
             raise RenderError(
-                f"{where}, turn {turn}: the role is {role!r} but {expected!r} was expected (an optional system "
-                "message first, then user and assistant in turn)."
+                f"{where}, turn {turn}: the role is {reprlib.repr(role)} but {expected!r} was expected (an optional "
+                "system message first, then user and assistant in turn)."
             )
         if "content" not in message:
             raise RenderError(f"{where}, turn {turn}: the message has no 'content'.")
@@ -143,7 +145,7 @@ def _system_text(messages: list, where: str) -> str:
 def _user_text(content: object, where: str, turn: int) -> str:
     """The text of a user or system message: a string, or a list of text parts."""
     if isinstance(content, str):
-        return content
+        return _checked_text(content, where, turn)
     if isinstance(content, list):
         return "".join(_checked_part(part, where, turn, allowed=("text",))[1] for part in content)
     raise _wrong_content(content, where, turn)
@@ -151,7 +153,7 @@ def _user_text(content: object, where: str, turn: int) -> str:
 
 def _assistant_segments(content: object, where: str, turn: int) -> Iterator[Segment]:
     if isinstance(content, str):
-        yield Segment(content, 1, False)
+        yield Segment(_checked_text(content, where, turn), 1, False)
         return
     if not isinstance(content, list):
         raise _wrong_content(content, where, turn)
@@ -174,7 +176,16 @@ def _checked_part(part: object, where: str, turn: int, allowed: tuple[str, ...])
     """(type, text) of a part, or a RenderError that shows what was found."""
     if not isinstance(part, dict) or part.get("type") not in allowed or not isinstance(part.get("text"), str):
         raise RenderError(
-            f"{where}, turn {turn}: the part {str(part)[:80]!r} is not one of "
+            f"{where}, turn {turn}: the part {reprlib.repr(part)} is not one of "
             f'{{"type", "text"}} with type in {", ".join(allowed)}.'
         )
-    return part["type"], part["text"]
+    return part["type"], _checked_text(part["text"], where, turn)
+
+
+def _checked_text(text: str, where: str, turn: int) -> str:
+    """The text, or a RenderError if it has no UTF-8."""
+    try:
+        check_text(text)
+    except ValueError as error:
+        raise RenderError(f"{where}, turn {turn}: {error}") from None
+    return text

@@ -650,7 +650,7 @@ def test_a_missing_split_lists_what_was_tried_and_what_exists(directory):
 
 
 def test_missing_words_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="words_alpha.txt does not exist; the spelling tasks read it"):
+    with pytest.raises(FileNotFoundError, match="words_alpha.txt does not exist; it should hold one word a line"):
         SpellingBee(5, data=tmp_path)
 
 
@@ -717,7 +717,7 @@ def test_what_is_asked_of_the_hub(monkeypatch):
 
     def record(**arguments):
         asked.append(arguments)
-        return datasets.Dataset.from_list([{"text": "x"}])
+        return datasets.Dataset.from_list([{"text": "x", "messages": CHAT, **MMLU_ROWS[0]}])
 
     monkeypatch.setattr(hub, "hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", record)
@@ -843,7 +843,7 @@ def test_the_built_in_default_needs_no_network(no_network):
 
 
 MODULES = ("answer", "base", "choice", "customjson", "gsm8k", "humaneval", "mixtures", "mmlu", "arc", "smoltalk",
-           "spelling", "text", "words")  # fmt: skip
+           "spelling", "text", "words", "schema", "jsonfile")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)

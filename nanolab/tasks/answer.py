@@ -4,6 +4,8 @@ import re
 from decimal import Decimal, InvalidOperation, localcontext
 from fractions import Fraction
 
+from nanolab.tasks.base import DataError
+
 SIGNIFICANT_DIGITS = 10  # of a result that is not whole
 
 # As in the data set's own code: openai/grade-school-math, grade_school_math/dataset.py (ANS_RE).
@@ -55,7 +57,7 @@ def same_final_number(conversation, reply):
     reference = final_number(message_text(conversation["messages"][-1]))
     if reference is None:
         where = conversation.get("where", "the conversation")
-        raise ValueError(f"{where}: its own answer has no number after '#### ', so no reply can be graded")
+        raise DataError(f"{where}: its own answer has no number after '#### ', so no reply can be graded")
     return final_number(reply) == reference
 
 

@@ -1,8 +1,9 @@
 """ARC: grade-school science questions, https://huggingface.co/datasets/allenai/ai2_arc."""
 
 from nanolab.tasks.base import check_one_of
-from nanolab.tasks.choice import ChoiceTask
+from nanolab.tasks.choice import ChoiceTask, choice_conversation
 from nanolab.tasks.rows import load_rows
+from nanolab.tasks.schema import read_row
 
 SUBSETS = ("ARC-Easy", "ARC-Challenge")
 SPLITS = ("train", "validation", "test")
@@ -28,6 +29,7 @@ class ARC(ChoiceTask):
     def num_examples(self):
         return len(self.ds)
 
-    def choice_row(self, index):
-        row = self.ds[index]
-        return row["question"], row["choices"]["label"], row["choices"]["text"], row["answerKey"]
+    def get_example(self, index):
+        row = read_row(self.ds, index, "ai2_arc")
+        choices = row["choices"]
+        return choice_conversation(row["question"], choices["label"], choices["text"], row["answerKey"])

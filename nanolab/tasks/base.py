@@ -19,6 +19,14 @@ SHUFFLE_SEED = 42
 PART_TYPES = ("text", "python", "python_output")
 
 
+class DataError(ValueError):
+    """A file or a row of a data set that is not what it should be; the message says which, what and what to do."""
+
+
+class RowError(DataError):
+    """One row that cannot become a conversation; the message begins with where it is. It can be skipped."""
+
+
 def check_one_of(what, value, options):
     """Raise a ValueError that lists the options unless `value` is one of them.
 
@@ -39,6 +47,8 @@ class Task:
         >>> task = GSM8K("main", "train", data="toy", start=10, stop=20)
         >>> len(task), task[0]["where"]
         (10, 'GSM8K main/train row 10')
+
+    A row that cannot become a conversation raises RowError, a ValueError, when it is read, and names itself likewise.
     """
 
     name = "task"
@@ -55,7 +65,7 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} does not say how many rows it has")
 
     def get_example(self, index):
-        """Return row `index` (0 ... num_examples() - 1) as a conversation."""
+        """Return row `index` (0 ... num_examples() - 1) as a conversation; ValueError says what is wrong with it."""
         raise NotImplementedError(f"{type(self).__name__} does not say what a row is")
 
     def evaluate(self, conversation, reply):
@@ -76,7 +86,12 @@ class Task:
 
     def __getitem__(self, index):
         index = row_number(self.rows, index, self.name)
-        conversation = self.get_example(index)
+        try:
+            conversation = self.get_example(index)
+        except RowError:  # of a mixture: the task below has said which row it is
+            raise
+        except ValueError as error:
+            raise RowError(f"{self.where(index)}: {error}") from None
         # A mixture hands out rows that already say where they are from: the inner words are the useful ones.
         return {**conversation, "where": conversation.get("where") or self.where(index)}
 

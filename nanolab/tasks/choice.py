@@ -42,16 +42,6 @@ class ChoiceTask(Task):
 
     eval_type = "categorical"
 
-    def choice_row(self, index):
-        """Return (question, letters, choices, answer) of a row."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what a row is")
-
-    def get_example(self, index):
-        try:
-            return choice_conversation(*self.choice_row(index))
-        except ValueError as error:
-            raise ValueError(f"{self.where(index)}: {error}") from None
-
     def evaluate(self, conversation, reply):
         """Return whether the reply is the right letter and nothing else; outer white space is forgiven."""
         return reply.strip() == conversation["messages"][-1]["content"]

@@ -1,12 +1,14 @@
 """Conversations from a file of your own, and the identity conversations that ship with the data."""
 
-import json
+import reprlib
 from pathlib import Path
 
 from nanolab.tasks import toy
-from nanolab.tasks.base import PART_TYPES, Task
+from nanolab.tasks.base import PART_TYPES, DataError, Task
 from nanolab.tasks.hub import hub_file
+from nanolab.tasks.jsonfile import json_lines
 from nanolab.tasks.rows import resolve_data
+from nanolab.tasks.schema import FETCH_AGAIN, text_fault
 
 ROLES = ("system", "user", "assistant")
 IDENTITY_FILE = "identity_conversations.jsonl"
@@ -18,7 +20,7 @@ class CustomJSON(Task):
     """One conversation a line, as an array of messages or as {"messages": [...]}; blank lines are skipped.
 
     The file's order is kept. It is read once, when the task is made, so a bad line is found before any
-    training: ValueError with the file, the line number and what is wrong.
+    training: DataError with the file, the line number and what is wrong.
 
         >>> CustomJSON("mine.jsonl")[0]["where"]
         'CustomJSON mine.jsonl line 1'
@@ -69,22 +71,19 @@ def identity_path(source):
 
 def read_conversations(path):
     """Return [(line number, messages), ...] of a file with one conversation a line."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; it should hold one conversation a line, as JSON")
-    with path.open("rb") as file:
-        return [(number, parse_line(path, number, line)) for number, line in enumerate(file, start=1) if line.strip()]
+    rows = json_lines(path, "one conversation a line, as JSON")
+    lines = [(number, messages_of(row, f"{path} line {number}")) for number, row in rows]
+    if not lines:
+        raise DataError(f"{path} holds no conversations; it should hold one a line, as JSON. {FETCH_AGAIN}")
+    return lines
 
 
-def parse_line(path, number, line):
-    """Return the messages of one line; ValueError names the file, the line and the fault."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:  # bad JSON, or bytes that are not UTF-8
-        raise ValueError(f"{path} line {number}: not JSON ({error})") from None
+def messages_of(row, where):
+    """Return the messages of one line's value; DataError, with `where` in front, if they are none."""
     messages = row.get("messages") if isinstance(row, dict) else row
     fault = message_fault(messages)
     if fault:
-        raise ValueError(f"{path} line {number}: not a list of messages ({fault})")
+        raise DataError(f"{where}: not a list of messages ({fault}). Correct the line or take it away.")
     return messages
 
 
@@ -106,10 +105,12 @@ def single_fault(number, message):
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
         return f"message {number} is not an object with role and content"
     if message["role"] not in ROLES:
-        return f"message {number} has the role {message['role']!r}, not one of {', '.join(ROLES)}"
-    if not isinstance(message["content"], str) and not are_parts(message["content"]):
+        return f"message {number} has the role {reprlib.repr(message['role'])}, not one of {', '.join(ROLES)}"
+    content = message["content"]
+    if not isinstance(content, str) and not are_parts(content):
         return f"the content of message {number} is neither a text nor a list of parts"
-    return None
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content]
+    return next(filter(None, (text_fault(text, f"message {number}") for text in texts)), None)
 
 
 def are_parts(content):

@@ -13,6 +13,7 @@ import re
 from nanolab.tasks.answer import same_final_number
 from nanolab.tasks.base import PART_TYPES, Task, check_one_of
 from nanolab.tasks.rows import load_rows
+from nanolab.tasks.schema import read_row
 
 SUBSETS = ("main", "socratic")
 SPLITS = ("train", "test")
@@ -41,7 +42,7 @@ class GSM8K(Task):
         return len(self.ds)
 
     def get_example(self, index):
-        row = self.ds[index]
+        row = read_row(self.ds, index, "gsm8k")
         user = {"role": "user", "content": row["question"]}
         return {"messages": [user, {"role": "assistant", "content": answer_parts(row["answer"])}]}
 

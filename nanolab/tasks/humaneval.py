@@ -5,6 +5,7 @@ import re
 from nanolab.sandbox import Outcome, Program, run_program, run_programs
 from nanolab.tasks.base import Task, check_one_of
 from nanolab.tasks.rows import load_rows
+from nanolab.tasks.schema import read_row
 
 # A block of code in a reply; the last one may lack its end, where the reply was cut.
 CODE_BLOCK = re.compile(r"^[ \t]*```(?:python|py)?[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.S | re.M | re.I)
@@ -32,7 +33,7 @@ class HumanEval(Task):
         return len(self.ds)
 
     def get_example(self, index):
-        row = self.ds[index]
+        row = read_row(self.ds, index, "openai_humaneval")
         user = {"role": "user", "content": row["prompt"]}
         # The newline between the two is nanochat's; an empty line inside the function, harmless to Python.
         program = f"{row['prompt']}\n{row['canonical_solution']}"

@@ -1,8 +1,9 @@
 """MMLU: multiple-choice questions on 57 subjects, https://huggingface.co/datasets/cais/mmlu."""
 
 from nanolab.tasks.base import check_one_of
-from nanolab.tasks.choice import ChoiceTask
+from nanolab.tasks.choice import ChoiceTask, choice_conversation
 from nanolab.tasks.rows import load_rows
+from nanolab.tasks.schema import read_column, read_row
 
 LETTERS = "ABCD"
 SPLITS = ("test", "validation", "dev")
@@ -33,22 +34,21 @@ class MMLU(ChoiceTask):
     def num_examples(self):
         return len(self.ds)
 
-    def choice_row(self, index):
-        row = self.ds[index]
+    def get_example(self, index):
+        row = read_row(self.ds, index, "mmlu")
         choices = row["choices"]
         letters = list(LETTERS[: len(choices)])
         if not 0 <= row["answer"] < len(letters):
             raise ValueError(f"answer {row['answer']} is not the number of one of the {len(choices)} choices")
-        return row["question"], letters, choices, letters[row["answer"]]
-
-    def get_example(self, index):
-        return {**super().get_example(index), "subject": self.ds[index]["subject"]}
+        conversation = choice_conversation(row["question"], letters, choices, letters[row["answer"]])
+        return {**conversation, "subject": row["subject"]}
 
 
 def only_subject(rows, subject):
     """Return the rows of one subject, in their order; all rows for "all"."""
     if subject == "all":
         return rows
-    subjects = rows["subject"]
-    check_one_of("MMLU subject", subject, ("all", "auxiliary_train", *sorted(set(subjects))))
+    subjects = read_column(rows, "subject")
+    known = sorted(name for name in set(subjects) if name)  # a damaged row may have none
+    check_one_of("MMLU subject", subject, ("all", "auxiliary_train", *known))
     return rows.select([i for i, of_row in enumerate(subjects) if of_row == subject])

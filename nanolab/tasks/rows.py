@@ -15,10 +15,12 @@ import datasets
 from nanolab.paths import cache_dir
 from nanolab.settings import default_data
 from nanolab.tasks import toy
-from nanolab.tasks.base import SHUFFLE_SEED
-from nanolab.tasks.hub import load_hub
+from nanolab.tasks.base import SHUFFLE_SEED, DataError, check_one_of
+from nanolab.tasks.hub import HUB_IDS, load_hub
+from nanolab.tasks.jsonfile import load_json
+from nanolab.tasks.schema import COLUMNS, FETCH_AGAIN, check_columns
 
-BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}  # file ending -> builder of `datasets`
+ENDINGS = (".parquet", ".jsonl", ".json")
 
 
 def resolve_data(data=None):
@@ -41,18 +43,22 @@ def resolve_data(data=None):
 def load_rows(name, subset, split, data=None):
     """Load a split as a `datasets.Dataset`, shuffled with seed 42; `subset` is None where there are none.
 
-    Raises DataUnavailable (hub), FileNotFoundError (directory), ValueError (toy) if it is not there.
+    Raises DataUnavailable (hub), FileNotFoundError (directory), ValueError (toy) if it is not there, and DataError if
+    it is damaged. What a single row lacks is found when it is read: see `schema.read_row`.
 
         >>> load_rows("gsm8k", "main", "train", data="toy").column_names
         ['question', 'answer']
     """
+    check_one_of("data set", name, tuple(COLUMNS))
     source = resolve_data(data)
     if source == "hub":
-        rows = load_hub(name, subset, split)
+        rows, origin = load_hub(name, subset, split), f"{HUB_IDS[name]} ({split})"
     elif source == "toy":
-        rows = datasets.Dataset.from_list(toy.toy_rows(name, subset, split))
+        rows, origin = datasets.Dataset.from_list(toy.toy_rows(name, subset, split)), "toy"
     else:
-        rows = load_file(find_file(source, name, subset, split))
+        origin = find_file(source, name, subset, split)
+        rows = load_parquet(origin) if origin.suffix == ".parquet" else load_json(origin, name)
+    check_columns(rows, name, origin)
     return rows.shuffle(seed=SHUFFLE_SEED)
 
 
@@ -63,7 +69,7 @@ def find_file(directory, name, subset, split):
     PosixPath('data/gsm8k/main/train.parquet')
     """
     folder = directory / name / (subset or "")
-    tried = [folder / f"{split}{ending}" for ending in BUILDERS]
+    tried = [folder / f"{split}{ending}" for ending in ENDINGS]
     for path in tried:
         if path.is_file():
             return path
@@ -72,30 +78,42 @@ def find_file(directory, name, subset, split):
 
 def missing_file_message(directory, tried):
     """Say which paths were tried and which data files the directory does hold."""
-    files = (path for path in directory.rglob("*") if path.suffix in BUILDERS)
+    files = (path for path in directory.rglob("*") if path.suffix in ENDINGS and path.is_file())
     found = sorted(str(path.relative_to(directory)) for path in files) or ["no .parquet, .jsonl or .json file"]
-    listed = "\n  ".join(["No file for this split. Tried:", *map(str, tried)])
+    tried = [f"{path} (a folder)" if path.is_dir() else str(path) for path in tried]
+    listed = "\n  ".join(["No file for this split. Tried:", *tried])
     return listed + "\n" + "\n  ".join([f"{directory} holds:", *found])
 
 
-def load_file(path):
-    """Load one .parquet, .jsonl or .json file through `datasets`, memory-mapped from <cache>/hub.
+def load_parquet(path):
+    """Load a .parquet file through `datasets`, memory-mapped from <cache>/hub; DataError if it cannot be read.
 
     `datasets` names its cache after the file's path and time of change, so a changed file is read anew.
     """
-    builder = BUILDERS[path.suffix]
-    files = str(path.resolve())
-    with without_bars():
-        return datasets.load_dataset(builder, data_files=files, split="train", cache_dir=str(cache_dir() / "hub"))
+    cache, files = str(cache_dir() / "hub"), str(path.resolve())
+    try:
+        with quiet():
+            return datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+    except Exception as error:  # three libraries lie below, each with its own errors
+        raise DataError(f"{path} cannot be read as parquet ({first_cause(error)}). {FETCH_AGAIN}") from None
+
+
+def first_cause(error):
+    """Return the kind and the first line of the error with which a chain of errors began, in at most 200 characters."""
+    while below := error.__cause__ or error.__context__:
+        error = below
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 @contextmanager
-def without_bars():
-    """Keep the progress bars of `datasets` away for a read that takes a second, and leave them as they were."""
-    were_shown = datasets.is_progress_bar_enabled()
+def quiet():
+    """Keep the progress bars and log of `datasets` away for a read that takes a second; leave them as they were."""
+    were_shown, verbosity = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would log is in the error that is raised
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(verbosity)
         if were_shown:
             datasets.enable_progress_bars()

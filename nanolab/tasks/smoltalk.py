@@ -3,6 +3,7 @@ https://huggingface.co/datasets/HuggingFaceTB/smol-smoltalk."""
 
 from nanolab.tasks.base import Task, check_one_of
 from nanolab.tasks.rows import load_rows
+from nanolab.tasks.schema import read_row
 
 SPLITS = ("train", "test")
 
@@ -26,5 +27,5 @@ class SmolTalk(Task):
         return len(self.ds)
 
     def get_example(self, index):
-        messages = self.ds[index]["messages"]
+        messages = read_row(self.ds, index, "smol-smoltalk")["messages"]
         return {"messages": [{"role": message["role"], "content": message["content"]} for message in messages]}

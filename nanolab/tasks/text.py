@@ -1,18 +1,44 @@
 """Plain text for base training and for the tokenizer."""
 
-from nanolab.tasks.base import check_one_of
+from nanolab.tasks.base import Task, check_one_of
 from nanolab.tasks.rows import load_rows
+from nanolab.tasks.schema import read_row
 
 SPLITS = ("train", "validation")
 
 
-def load_text(split="train", data=None):
-    """Return a `datasets.Dataset` with a column "text", shuffled with seed 42; split is train or validation.
+class Text(Task):
+    """The documents of a split, each {"text", ..., "where"}, shuffled with seed 42; split is train or validation.
 
-    On the hub this is one shard each of karpathy/fineweb-edu-100b-shuffle, nanochat's base text.
+    `text["text"]` is the column of that name. On the hub this is one shard each of karpathy/fineweb-edu-100b-shuffle,
+    nanochat's base text.
 
-        >>> load_text("validation", data="toy").column_names
-        ['text', 'source', 'title']
+        >>> sorted(Text("validation", data="toy")[0])
+        ['source', 'text', 'title', 'where']
     """
-    check_one_of("text split", split, SPLITS)
-    return load_rows("pretrain_text", None, split, data)
+
+    name = "text"
+
+    def __init__(self, split="train", data=None, **view):
+        super().__init__(**view)
+        check_one_of("text split", split, SPLITS)
+        self.part = split
+        self.ds = load_rows("pretrain_text", None, split, data)
+
+    def num_examples(self):
+        return len(self.ds)
+
+    def get_example(self, index):
+        return read_row(self.ds, index, "pretrain_text")
+
+    def __getitem__(self, index):
+        return self.ds[index] if isinstance(index, str) else super().__getitem__(index)
+
+
+def load_text(split="train", data=None):
+    """Return the documents of a split; see Text.
+
+    >>> load_text("validation", data="toy")[0]["where"]
+    'text validation row 0'
+    """
+    return Text(split, data=data)
