@@ -1,27 +1,24 @@
 """What several benchmarks need: a tokenizer, a model, the seed's step, clocks, memory and tables."""
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import psutil
 import torch
 import torch.nn.functional as F
 
 from nanolab.batch import IGNORE_INDEX, Batch
 from nanolab.gpt import GPT, GPTConfig
+from nanolab.memory import MiB, peak_bytes, reset_peak
+from nanolab.memory import held_bytes as resident_bytes
 from nanolab.optim import make_optimizers
 from nanolab.render import conversation_segments
 from nanolab.runtime import DTYPES, autocast
 from nanolab.tokenizer import Tokenizer
 
+__all__ = ["MiB", "peak_bytes", "reset_peak", "resident_bytes"]  # passed on from nanolab.memory; and all of this file
 TOKENIZER_SIZE = 8_192  # for realistic lengths of rows; training one of 65,536 would take longer than the benchmark
 PRODUCT_SIZE = 2_048  # side of the square products that measure the machine's matrix rate
-MiB = 2**20
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux only
 
 
 def train_small_tokenizer(mixture) -> Tokenizer:
@@ -132,29 +129,6 @@ def useful_operations(config: GPTConfig, lengths: Sequence[int], supervised: int
     matrices = 12 * config.n_layer * C**2  # four of (C, C) and two of (4 C, C) a layer
     attention = config.n_layer * sum(2 * 2 * L * (L + 1) / 2 * C for L in lengths)
     return 6 * matrices * sum(lengths) + 6 * V * C * supervised + 3 * attention
-
-
-def resident_bytes() -> int:
-    """Memory that the process holds now."""
-    return psutil.Process().memory_info().rss
-
-
-def reset_peak() -> bool:
-    """Let the peak start again from now; False where the system cannot, and the peak is that of the whole process."""
-    try:
-        CLEAR_REFS.write_text("5")
-    except OSError:  # no /proc, or not allowed
-        return False
-    return True
-
-
-def peak_bytes() -> int:
-    """The most memory that the process has held since `reset_peak`, or since it began where that returned False."""
-    if STATUS.exists():
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]):

@@ -340,6 +340,10 @@ class StepDataset(Dataset):
         epoch = range(-(-len(self.mixture) // self.num_examples))
         return max((len(ids) - 1 for k in epoch for ids, _ in self._rows(k)[0]), default=1)
 
+    def longest_of(self, step: int) -> int:
+        """Input slots of the longest conversation of one step."""
+        return max((len(ids) - 1 for ids, _ in self._rows(step)[0]), default=1)
+
     def _plan_of(self, rows: list[Row]) -> Plan:
         return plan(
             [len(ids) - 1 for ids, _ in rows],

@@ -33,6 +33,17 @@ from nanolab.evaluate import bits_per_byte, evaluate, mean_loss
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.interrupt import Interrupted, Interrupts
 from nanolab.layout import possible_shapes
+from nanolab.memory import (
+    STREAM,
+    Load,
+    MemoryEstimate,
+    PeakMemory,
+    RunSizes,
+    available_bytes,
+    estimate_memory,
+    in_mib,
+    memory_warning,
+)
 from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum
 from nanolab.paths import cache_dir, shown
 from nanolab.render import render_conversation
@@ -76,6 +87,7 @@ class Job:
     schedule: Schedule
     evaluate: Callable[[int], dict[str, float]]  # step -> metrics, {} when none is due
     dtype: str
+    memory: PeakMemory  # counts what steps hold, above what was held before the model was made
     compiled: CompiledGPT | None = None  # what calls the model in training, if torch.compile is on
     shapes: tuple[tuple[int, int], ...] = ()  # (B, T) of the batches, to be compiled before the first step
     grad_clip: float = 0.0
@@ -85,6 +97,8 @@ class Job:
     saved: Path | None = None
     left_out: list[str] = field(default_factory=list)  # conversations that were skipped or cut, and why
     empty_steps: int = 0  # steps without a supervised token: they moved no weight
+    estimate: MemoryEstimate | None = None  # of step 0
+    peak_bytes: int = 0  # the most that a step has held so far
     first_step: int = 0  # the next to do: more than 0 if resumed, or if a run of this job was left
 
     @property
@@ -107,7 +121,38 @@ def start(config: BaseConfig | MidConfig | SFTConfig, say: Say = print) -> Job:
         raise ValueError("The data is too small for a single step: make the batch smaller, or set num_iterations.")
     if isinstance(job.steps, StepDataset):
         say(f"Step 0 is {job.steps.plan(0)}")
+    _estimate(job, say)
     return job
+
+
+def _estimate(job: Job, say: Say):
+    """Say how much memory the first step takes and how much there is, with a warning if the run may need more."""
+    loads, device = [Load.of(batch) for batch in job.steps[0].batches], job.model.device
+    if not loads:
+        return  # all of its conversations were left out
+    how = {"dtype": job.dtype, "device_type": device.type}
+    job.estimate, available = estimate_memory(job.model.config, loads, **how), available_bytes(device)
+    there = "unknown" if available is None else f"{in_mib(available)} MiB"
+    say(f"Memory of step 0: {job.estimate}; available: {there}")
+    problem = memory_warning(job.model.config, _run_sizes(job, loads), available, **how)
+    if problem:
+        say(f"Warning: {problem}")
+
+
+def _run_sizes(job: Job, loads: list[Load]) -> RunSizes:
+    """How large micro-batches can get; where nothing limits conversations, the longest of step 0 stands for all."""
+    config, share = job.config, max(load.supervised / load.slots for load in loads)
+    if job.stage != "sft":
+        return RunSizes(STREAM, config.max_seq_len, config.device_batch_size)
+    longest = config.max_data_tokens - 1 if config.max_data_tokens != -1 else job.steps.longest_of(0)
+    most = max(config.target_examples_per_step * longest, 1)
+    return RunSizes(
+        config.batching,
+        longest,
+        config.device_batch_size,
+        min(config.device_batch_tokens, most),
+        supervised_share=share,
+    )
 
 
 def run(job: Job, say: Say = print) -> Iterator[Report]:
@@ -146,10 +191,12 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
             if job.config.save_every > 0 and step > begin and step % job.config.save_every == 0:
                 _save(job, step, say)
             metrics = _evaluate_and_say(job, step, say)
+            job.memory.reset()
             report = next(training, None)
             if report is None:
                 _leave(job, step - begin, interrupts.asked, say)
             report.metrics = metrics
+            job.peak_bytes = max(job.peak_bytes, job.memory.peak_bytes())
             job.left_out += report.left_out
             job.empty_steps += report.loss is None
             job.first_step = step + 1  # where this job goes on, if its loop is left here and run again
@@ -158,6 +205,13 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
         final = _evaluate_and_say(job, job.num_iterations, say)
         metrics_file.write(json.dumps({"step": job.num_iterations, **final}) + "\n")
     _say_left_out(job, say)
+    if job.estimate is not None:
+        say(
+            f"Memory: {in_mib(job.peak_bytes)} MiB at the peak of a step, above what the process held before (what it "
+            f"had freed is used again); estimated for step 0: {in_mib(job.estimate.total)} MiB."
+        )
+        if job.memory.note:
+            say(job.memory.note)
     if job.compiled is not None:
         warm = len(job.compiled.warm_shapes)
         say(f"Compiled shapes: {warm}; recompilations after the warm-up: {job.compiled.recompilations}")
@@ -306,6 +360,8 @@ def _tokenizer_texts(config: TokenizerConfig) -> Iterator[str]:
 
 def _start_base(config: BaseConfig, say: Say, origin: Path | None = None) -> Job:
     device, dtype = _device_and_dtype(config, say)
+    train_text, validation_text = (load_text(split, data=config.data) for split in ("train", "validation"))
+    memory = PeakMemory(device)  # rows are loaded, the model is not
     seed_everything(config.seed)
     if origin is None:
         tokenizer = Tokenizer.load(tokenizer_dir())
@@ -313,7 +369,6 @@ def _start_base(config: BaseConfig, say: Say, origin: Path | None = None) -> Job
     else:
         model, tokenizer, _, _ = load_folder(origin, device)
     bos = tokenizer.special("bos")
-    train_text, validation_text = (load_text(split, data=config.data) for split in ("train", "validation"))
     make_stream = _stream_maker(config, lambda row: [bos, *tokenizer.encode(row["text"])])
     num_iterations = config.num_iterations
     if num_iterations == -1:
@@ -327,6 +382,7 @@ def _start_base(config: BaseConfig, say: Say, origin: Path | None = None) -> Job
         model=model,
         tokenizer=tokenizer,
         optimizers=_optimizers(model, config, dtype),
+        memory=memory,
         steps=make_stream(train_text),
         num_iterations=num_iterations,
         schedule=lambda step: (constant_then_linear(step, num_iterations), muon_momentum(step)),
@@ -341,8 +397,9 @@ def _start_base(config: BaseConfig, say: Say, origin: Path | None = None) -> Job
 
 def _start_mid(config: MidConfig, say: Say, origin: Path | None = None) -> Job:
     device, dtype = _device_and_dtype(config, say)
-    model, tokenizer, meta = _load_parent(config, device, say, origin)
     mixture, validation = mid_mixture(data=config.data), mid_validation(data=config.data)
+    memory = PeakMemory(device)
+    model, tokenizer, meta = _load_parent(config, device, say, origin)
     make_stream = _stream_maker(config, lambda conversation: render_conversation(conversation, tokenizer)[0])
     steps = make_stream(mixture)
     num_iterations = config.num_iterations
@@ -361,6 +418,7 @@ def _start_mid(config: MidConfig, say: Say, origin: Path | None = None) -> Job:
         model=model,
         tokenizer=tokenizer,
         optimizers=_optimizers(model, config, dtype),
+        memory=memory,
         steps=steps,
         num_iterations=num_iterations,
         schedule=schedule,
@@ -374,8 +432,9 @@ def _start_mid(config: MidConfig, say: Say, origin: Path | None = None) -> Job:
 
 def _start_sft(config: SFTConfig, say: Say, origin: Path | None = None) -> Job:
     device, dtype = _device_and_dtype(config, say)
-    model, tokenizer, meta = _load_parent(config, device, say, origin)
     mixture = sft_mixture(data=config.data)
+    memory = PeakMemory(device)
+    model, tokenizer, meta = _load_parent(config, device, say, origin)
     compiled = _compiled(config, model, say)
     steps = _step_dataset(
         mixture, tokenizer, config.target_examples_per_step, config, static_shapes=compiled is not None
@@ -394,6 +453,7 @@ def _start_sft(config: SFTConfig, say: Say, origin: Path | None = None) -> Job:
         model=model,
         tokenizer=tokenizer,
         optimizers=_optimizers(model, config, dtype),
+        memory=memory,
         steps=steps,
         num_iterations=num_iterations,
         schedule=lambda step: (linear_to_zero(step, num_iterations), None),

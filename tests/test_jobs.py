@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 
 import pytest
 import torch
@@ -208,6 +209,27 @@ def test_a_job_says_what_its_first_step_looks_like_and_why_it_is_not_compiled():
     start(sft_config(), say=lines.append)
     assert any(line.startswith("Step 0 is packed: 1 micro-batches, 4 conversations, ") for line in lines)
     assert any(line.startswith("torch.compile: off (auto, on cpu ") for line in lines)
+
+
+@pytest.mark.parametrize("batching", ["padded", "bucketed", "packed"])
+def test_a_job_says_how_much_memory_a_step_takes_and_afterwards_how_much_it_took(batching):
+    said = []
+    job = start(sft_config(batching=batching), say=said.append)
+    assert any(line.startswith("Memory of step 0: about ") and "; available: " in line for line in said)
+    list(run(job, say=said.append))
+    assert job.peak_bytes < 10 * job.estimate.total  # test_memory.py compares the two for a d4 in a fresh process
+    assert any(re.match(r"Memory: [\d,.]+ MiB at the peak of a step, .* estimated for step 0: ", line) for line in said)
+
+
+def test_a_job_that_will_not_fit_warns_with_the_setting_and_a_number(monkeypatch):
+    said = []
+    monkeypatch.setattr(jobs, "available_bytes", lambda device: 30 * 2**20)
+    start(
+        sft_config(batching="packed", max_data_tokens=300, target_examples_per_step=99, device_batch_tokens=4096),
+        say=said.append,
+    )
+    warnings = [line for line in said if line.startswith("Warning: This run needs about ")]
+    assert len(warnings) == 1 and "30 MiB are available. Set device_batch_tokens to " in warnings[0]
 
 
 def test_without_a_compiler_training_goes_on_and_says_why(monkeypatch):
