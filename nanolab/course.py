@@ -2,6 +2,7 @@
 
     python -m nanolab.course run           the main job: train and grade the d4 from the training notebooks
     python -m nanolab.course notebooks     run every notebook in order and save it with its outputs
+    python -m nanolab.course notebooks 00 08       only these, with the checkpoints that the others have left
 
 `recipe` is the one place with the settings of the d4 that the course trains on a laptop; `ensure_checkpoint` lets a
 notebook that needs a trained model start anywhere.
@@ -13,6 +14,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -123,13 +125,15 @@ def run_main_job():
     print(table.to_string(float_format=lambda value: f"{value:.1%}"))
 
 
-def run_all_notebooks():
-    """`make notebooks`: every notebook in order with its default parameters, saved in place with its outputs."""
+def run_notebooks(numbers: Sequence[str] = ()):
+    """`make notebooks`: every notebook in order, or those of some numbers, run as it is and saved with its outputs."""
     os.environ["NANOLAB_CACHE"] = str((cache_dir() / "runs" / "course").resolve())
     os.environ["PAPERMILL"] = "1"
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        run_in_place(path)
-    draw_readme_picture(NOTEBOOKS / "pictures" / "batch_map.png")
+        if not numbers or path.name[:2] in numbers:
+            run_in_place(path)
+    if not numbers:
+        draw_readme_picture(NOTEBOOKS / "pictures" / "batch_map.png")
 
 
 def run_in_place(path: Path):
@@ -137,7 +141,8 @@ def run_in_place(path: Path):
     began = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}  # the kernel's working folder
-    NotebookClient(notebook, timeout=None, kernel_name="python3", resources=where, record_timing=False).execute()
+    options = {"record_timing": False, "store_widget_state": False}  # what would differ with every run
+    NotebookClient(notebook, timeout=None, kernel_name="python3", resources=where, **options).execute()
     nbformat.write(notebook, path)
     print(f"{path.name}: {time.perf_counter() - began:.0f} s")
 
@@ -154,11 +159,15 @@ def draw_readme_picture(path: Path):
 def main(args: list[str]) -> int:
     """Run what was named; the exit status is 2 for an unknown name."""
     _stream_notebook_text()
-    verbs = {"run": run_main_job, "notebooks": run_all_notebooks}
-    if len(args) != 1 or args[0] not in verbs:
-        print(f"usage: python -m nanolab.course {' | '.join(verbs)}", file=sys.stderr)
+    verb, *numbers = args or [""]
+    there = {path.name[:2] for path in NOTEBOOKS.glob("[0-9]*.ipynb")}
+    if verb == "run" and not numbers:
+        run_main_job()
+    elif verb == "notebooks" and there.issuperset(numbers):
+        run_notebooks(numbers)
+    else:
+        print("usage: python -m nanolab.course run | notebooks [number ...]", file=sys.stderr)
         return 2
-    verbs[args[0]]()
     return 0
 
 
