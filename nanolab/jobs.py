@@ -12,6 +12,7 @@ after steps.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -368,8 +369,7 @@ def _start_base(config: BaseConfig, say: Say, origin: Path | None = None) -> Job
         model = GPT(GPTConfig.from_depth(config.depth, tokenizer.vocab_size, config.max_seq_len)).to(device)
     else:
         model, tokenizer, _, _ = load_folder(origin, device)
-    bos = tokenizer.special("bos")
-    make_stream = _stream_maker(config, lambda row: [bos, *tokenizer.encode(row["text"])])
+    make_stream = _stream_maker(config, partial(_text_ids, tokenizer))
     num_iterations = config.num_iterations
     if num_iterations == -1:
         num_iterations = config.target_param_data_ratio * model.num_parameters()["total"] // config.total_batch_size
@@ -400,7 +400,7 @@ def _start_mid(config: MidConfig, say: Say, origin: Path | None = None) -> Job:
     mixture, validation = mid_mixture(data=config.data), mid_validation(data=config.data)
     memory = PeakMemory(device)
     model, tokenizer, meta = _load_parent(config, device, say, origin)
-    make_stream = _stream_maker(config, lambda conversation: render_conversation(conversation, tokenizer)[0])
+    make_stream = _stream_maker(config, partial(_conversation_ids, tokenizer))
     steps = make_stream(mixture)
     num_iterations = config.num_iterations
     if num_iterations == -1:
@@ -517,6 +517,15 @@ def _optimizers(model: GPT, config, dtype: str) -> list[torch.optim.Optimizer]:
         init_lr_frac=getattr(config, "init_lr_frac", 1.0),  # base training has none
         dtype=dtype,
     )
+
+
+def _text_ids(tokenizer: Tokenizer, row: dict) -> list[int]:
+    """A document as a stream takes it; a function of the module, so that worker processes can be handed it."""
+    return [tokenizer.special("bos"), *tokenizer.encode(row["text"])]
+
+
+def _conversation_ids(tokenizer: Tokenizer, conversation: dict) -> list[int]:
+    return render_conversation(conversation, tokenizer)[0]
 
 
 def _stream_maker(config: BaseConfig | MidConfig, encode: Callable) -> Callable[[object], StreamDataset]:

@@ -131,7 +131,7 @@ class RunSizes:
         return [Load(B, T, round(B * T * self.supervised_share))] * 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MemoryEstimate:
     """What a step holds, in bytes by part, at each of its moments; `parts` and `total` are those of the peak."""
 
@@ -156,6 +156,8 @@ class MemoryEstimate:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {in_mib(size)}" for name, size in self.parts.items() if size >= MiB)
         return f"about {in_mib(self.total)} MiB at the peak, {self.moment} ({parts})"
+
+    __repr__ = __str__  # what a notebook shows where there is no HTML
 
     def table(self) -> pd.DataFrame:
         """MiB of each part (rows) at each moment (columns)."""

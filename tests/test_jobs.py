@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import re
 
 import pytest
@@ -202,6 +203,20 @@ def test_processes_that_prepare_steps_ahead_change_nothing():
         for workers in (0, 2)
     ]
     assert losses[0] == losses[1]
+
+
+def test_steps_can_be_handed_to_processes_that_share_nothing(trained):
+    """As macOS starts them: what they need is pickled."""
+    stream = {"max_seq_len": 32, "device_batch_size": 1, "total_batch_size": 32, "eval_tokens": 32, "save": False}
+    for config in (
+        BaseConfig(depth=1, num_iterations=2, **stream),
+        MidConfig(num_iterations=2, **stream),
+        sft_config(),
+    ):
+        steps = start(config, say=quiet).steps
+        handed = pickle.loads(pickle.dumps(steps))
+        ours, theirs = steps[1].batches, handed[1].batches
+        assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_a_job_says_what_its_first_step_looks_like_and_why_it_is_not_compiled():

@@ -6,9 +6,20 @@ import pytest
 from nanolab.course import NOTEBOOKS
 
 QUICK = {
+    "07_layouts": {"num_steps": 2, "depth": 2, "rounds": 1},
+    "08_will_it_fit": {"depth": 2, "vocab_size": 16_384, "compile_steps": 1},
     "09_base_and_mid": {"base_iterations": 12, "mid_iterations": 4, "max_problems": 4},
     "10_sft": {"num_iterations": 3, "target_examples_per_step": 8, "device_batch_size": 4, "max_problems": 4},
-    "07_layouts": {"num_steps": 2, "depth": 2, "rounds": 1},
+    "11_active_tokens": {"num_iterations": 3, "num_frozen": 64, "num_held_out": 4},
+    "12_does_it_matter": {
+        "num_iterations": 3,
+        "num_iterations_from_mid": 2,
+        "max_problems": 4,
+        "max_tokens": 24,
+        "mid_iterations": 3,
+        "num_pairs": 2,
+        "tiny_iterations": 4,
+    },
     "13_grade": {"max_problems": 4, "max_tokens": 24},
     "14_talk": {"max_tokens": 24},
 }

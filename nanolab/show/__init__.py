@@ -9,6 +9,7 @@ from nanolab.show.batches import batch_map, batch_maps, batch_view, inputs_targe
 from nanolab.show.chat import ChatBox, chat_view, stream_reply
 from nanolab.show.conversations import conversation_view, transcript
 from nanolab.show.curves import loss_curves, smooth
+from nanolab.show.explorer import RowExplorer
 from nanolab.show.live import LiveCurve, progress
 from nanolab.show.mixture import length_histogram, mixture_bars
 from nanolab.show.next_token import next_token_bars, next_token_probabilities
@@ -19,6 +20,7 @@ from nanolab.show.tokens import token_view
 __all__ = [
     "ChatBox",
     "LiveCurve",
+    "RowExplorer",
     "batch_map",
     "batch_maps",
     "batch_view",
