@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -127,7 +128,11 @@ def run_main_job():
 
 def run_notebooks(numbers: Sequence[str] = ()):
     """`make notebooks`: every notebook in order, or those of some numbers, run as it is and saved with its outputs."""
-    os.environ["NANOLAB_CACHE"] = str((cache_dir() / "runs" / "course").resolve())
+    folder = (cache_dir() / "runs" / "course").resolve()
+    if not numbers and folder.exists():
+        print(f"Starting anew: removing {shown(folder)}, what an earlier run of all notebooks has left.")
+        shutil.rmtree(folder)
+    os.environ["NANOLAB_CACHE"] = str(folder)
     os.environ["PAPERMILL"] = "1"
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         if not numbers or path.name[:2] in numbers:

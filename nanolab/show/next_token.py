@@ -86,6 +86,8 @@ def next_token_bars(
     names = [f"{drawable(token)}  {rank}" for rank, token in table["token"].items()]
     ax.set_yticks(range(len(table)), names, parse_math=False)
     ax.set(ylim=(len(table) - 0.5, -0.5), xlim=(0, 1.3 * table["probability"].max()), xlabel="probability")
+    most = min(1, ax.get_xlim()[1])  # behind 100 % there is room for words only
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= most])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda p, _: f"{100 * p:.3g} %"))
     return tidy(ax, title or context_title(tokenizer, ids, position), grid="x").figure
 
