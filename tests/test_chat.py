@@ -24,7 +24,7 @@ from nanolab.settings import ChatConfig
 from nanolab.show import chat as show_chat
 from nanolab.show import next_token
 from nanolab.show.tokens import Labels
-from nanolab.tokenizer import NUM_BYTES, Tokenizer
+from nanolab.tokenizer import NUM_BYTES, SPECIAL_TOKENS, Tokenizer
 from tests.conftest import random_model
 from tests.test_show import Notebook, without_tags
 
@@ -350,6 +350,24 @@ def test_ctrl_c_at_the_prompt_tells_how_to_leave_and_a_second_one_leaves(byte_to
     interrupts = [KeyboardInterrupt(), "a", KeyboardInterrupt(), KeyboardInterrupt(), "never asked"]
     note = "you> \n(/quit, Ctrl-D or Ctrl-C once more leaves)\n"
     assert talked(chat, *interrupts) == note + "you> a\nA\n" + note + "you> \n"
+
+
+spelled = st.lists(st.one_of(st.sampled_from(SPECIAL_TOKENS), st.text(max_size=5)), min_size=1).map("".join)
+
+
+@given(st.lists(spelled, min_size=1, max_size=3))
+def test_nothing_a_user_types_becomes_a_control_token(texts):
+    tokenizer = BYTE_TOKENIZER
+    chat = Chat(Saying(tokenizer, *([65] for _ in texts)))
+    for text in texts:
+        list(chat.stream(text))
+    special = set(tokenizer.special_ids.values())
+    turn = ["user_start", "user_end", "assistant_start"]
+    expected = ["bos", *turn, *(["assistant_end", *turn] * (len(texts) - 1))]
+    assert [id for id in chat.prompt_ids if id in special] == [tokenizer.special(name) for name in expected]
+    turns = (f"<|user_start|>{text}<|user_end|><|assistant_start|>" for text in texts)
+    said = "A<|assistant_end|>".join(turns)
+    assert tokenizer.decode(chat.prompt_ids) == "<|bos|>" + said
 
 
 def test_a_conversation_longer_than_the_rows_the_model_began_with_is_noted(byte_tokenizer):
