@@ -446,32 +446,35 @@ class StreamDataset(Dataset):
         self._restart()
 
     def _restart(self):
-        self._buffer, self._first, self._next_document, self._bad = [], 0, 0, []
+        self._buffer, self._first, self._next_document = [], 0, 0
+        self._bad: list[tuple[int, str]] = []  # documents that could not be read: their place in the stream, and why
 
     def count_tokens(self) -> int:
         """Tokens in one epoch; encodes every document."""
-        return sum(len(self._encoded(i)) for i in range(len(self.documents)))
+        return sum(len(self._encoded(i)[0]) for i in range(len(self.documents)))
 
-    def _encoded(self, index: int) -> list[int]:
-        """The ids of a document; none of one that cannot be read, if that is allowed."""
+    def _encoded(self, index: int) -> tuple[list[int], str]:
+        """The ids of a document; no ids, and why, of one that cannot be read, if that is allowed."""
         try:
-            return self.encode(self.documents[index])
+            return self.encode(self.documents[index]), ""
         except ValueError as error:
             if self.on_bad_row == "error":
                 raise
-            self._bad.append(f"{error} Skipped.")
-            return []
+            return [], f"{error} Skipped."
 
     def tokens(self, start: int, stop: int) -> list[int]:
         """Tokens start ... stop-1 of the endless stream."""
         if start < self._first:
             self._restart()
         while self._first + len(self._buffer) < stop:
-            self._buffer.extend(self._encoded(self._next_document % len(self.documents)))
+            ids, problem = self._encoded(self._next_document % len(self.documents))
+            if problem:
+                self._bad.append((self._first + len(self._buffer), problem))
+            self._buffer.extend(ids)
             self._next_document += 1
             if self._next_document >= len(self.documents) and not self._buffer and self._first == 0:
                 raise ValueError(
-                    f"None of the {len(self.documents):,} documents can be read, the first: {self._bad[0]}"
+                    f"None of the {len(self.documents):,} documents can be read, the first: {self._bad[0][1]}"
                     if self._bad
                     else f"All of the {len(self.documents):,} documents are empty: there is nothing to train on."
                 )
@@ -487,5 +490,5 @@ class StreamDataset(Dataset):
         targets = flat[1:].view(-1, self.max_seq_len)
         size = self.device_batch_size
         pairs = zip(inputs.split(size), targets.split(size), strict=True)
-        bad, self._bad = self._bad, []
+        bad = [problem for place, problem in self._bad if start <= place < start + self.total_batch_size]
         return Step([Batch(x, y, real_tokens=x.numel()) for x, y in pairs], left_out=bad)

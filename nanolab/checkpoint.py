@@ -13,6 +13,7 @@ was cut, changed or exchanged is noticed when it is loaded.
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import platform
@@ -89,6 +90,7 @@ def save_checkpoint(
             "step": step,
             "model_config": asdict(model.config),
             "tokenizer": tokenizer.fingerprint,
+            "number": 1 + max((n for n in map(_number, place.parent.glob("step_*")) if n < math.inf), default=0),
         }
         tokenizer.save(beside)
         if training_state is not None:
@@ -129,7 +131,7 @@ def load_training_state(path: Path) -> dict:
 
 
 def remove_older(stage: str, model_tag: str, keep_last: int):
-    """Keep only the newest checkpoints of a tag; -1 keeps all."""
+    """Keep only the checkpoints of a tag that were saved last; -1 keeps all."""
     folder = stage_dir(stage) / model_tag
     steps = saved_steps(folder)
     for step in steps[: len(steps) - keep_last] if keep_last > 0 else []:
@@ -137,8 +139,31 @@ def remove_older(stage: str, model_tag: str, keep_last: int):
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps with a checkpoint in a tag's folder, in order."""
-    return sorted(int(match[1]) for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name)))
+    """The steps with a checkpoint in a tag's folder, in the order in which they were saved.
+
+    That need not be the order of the steps: a shorter run may have followed a longer one.
+    """
+    steps = (int(match[1]) for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name)))
+    return sorted(steps, key=lambda step: (_number(folder / f"step_{step:06d}"), step))
+
+
+def _number(path: Path) -> float:
+    """How many checkpoints of its tag were saved up to it; one that cannot be read is the last, to be noticed."""
+    try:
+        return float(json.loads((path / META).read_text(encoding="utf-8")).get("number", 0))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return math.inf
+
+
+def amend_meta(path: Path, changes: dict):
+    """Change entries of a checkpoint's metadata, in one step: a reader finds all of them or none."""
+    beside = path.parent / f"{path.name}-{META}-{os.getpid()}"
+    try:
+        beside.write_text(json.dumps({**read_meta(path), **changes}, indent=2), encoding="utf-8")
+        os.replace(beside, path / META)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(f"Could not write {shown(path / META)}: {error}. The checkpoint is whole as it was.") from error
 
 
 def _flush(folder: Path):
@@ -208,7 +233,7 @@ def _sweep(folder: Path):
 
 
 def find_checkpoint(stage: str, model_tag: str = "", step: int = -1) -> Path:
-    """The folder of a checkpoint. An empty tag means the only one there is; step -1 the last one.
+    """The folder of a checkpoint. An empty tag means the only one there is; step -1 the one saved last.
 
     Raises FileNotFoundError, saying what there is, when it is missing, and ValueError when the tag must be named.
     """
@@ -227,7 +252,8 @@ def find_checkpoint(stage: str, model_tag: str = "", step: int = -1) -> Path:
     _put_back(folder / model_tag)
     steps = saved_steps(folder / model_tag)
     if not steps or (step >= 0 and step not in steps):
-        raise FileNotFoundError(f"No step {step} in {shown(folder / model_tag)}. There are: {steps or 'none'}.")
+        there = ", ".join(map(str, sorted(steps))) or "none"
+        raise FileNotFoundError(f"No step {step} in {shown(folder / model_tag)}. There are: {there}.")
     return folder / model_tag / f"step_{step if step >= 0 else steps[-1]:06d}"
 
 

@@ -8,14 +8,13 @@
 notebook that needs a trained model start anywhere.
 """
 
-import json
 import logging
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nbformat
@@ -24,9 +23,9 @@ from nbclient import NotebookClient
 
 from nanolab import show
 from nanolab.batch import StepDataset
-from nanolab.checkpoint import META, find_checkpoint
+from nanolab.checkpoint import find_checkpoint, read_meta
 from nanolab.grades import side_by_side
-from nanolab.jobs import run, start, tokenizer_dir, train_tokenizer
+from nanolab.jobs import Job, run, start, tokenizer_dir, train_tokenizer
 from nanolab.paths import CLONE, cache_dir, shown
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
 from nanolab.tasks import sft_mixture
@@ -84,10 +83,15 @@ def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say=print) -
     """
     try:
         path = find_checkpoint(stage, model_tag)
-        made_of = json.loads((path / META).read_text())["provenance"]["data"]
+        meta = read_meta(path)
+        made_of = meta["provenance"]["data"]
         if made_of != str(data):
             say(f"Note: the {stage} checkpoint {model_tag!r} there is was trained on {made_of}, not on {data}.")
-        return path
+        if meta["step"] >= meta.get("num_iterations", 0):
+            return path
+        say(f"The {stage} checkpoint {model_tag!r} is of step {meta['step']} of {meta['num_iterations']} -> going on.")
+        settings = {**meta["settings"], "resume": str(path)}
+        return _train(start(STAGES[stage](**settings), say), say)
     except FileNotFoundError:
         say(f"No {stage} checkpoint {model_tag!r} yet -> training it now.")
     if stage in PARENTS:
@@ -95,11 +99,16 @@ def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say=print) -
     else:
         ensure_tokenizer(data, say)
     changes = {} if data == "toy" else SHORT[stage]
-    job = start(recipe(stage, data, model_tag, **changes), say)
-    began = time.perf_counter()
+    return _train(start(recipe(stage, data, model_tag, **changes), say), say)
+
+
+def _train(job: Job, say: Callable[[str], None]) -> Path:
+    """Run a job to its end, a line every 20 steps; the folder of its checkpoint."""
+    began, first = time.perf_counter(), job.first_step
     for report in run(job, say):
         if report.step % 20 == 0:
-            left = (time.perf_counter() - began) / (report.step + 1) * (job.num_iterations - report.step - 1)
+            done = report.step + 1 - first
+            left = (time.perf_counter() - began) / done * (job.num_iterations - report.step - 1)
             say(f"{report.line(job.num_iterations)} | about {left:.0f} s left")
     return job.saved
 

@@ -5,11 +5,14 @@
         if interrupts.asked: save and leave
 
 Python raises KeyboardInterrupt wherever it happens to be, also in the middle of moving the weights. Inside the `with` a
-first signal is only noted, so that the run can stop where nothing is half done; a second one raises at once.
+first signal is only noted, so that the run can stop where nothing is half done; a second one raises at once. Where
+nothing is half done anyway, in an evaluation, `at_once` lets the first one raise.
 """
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SIGNALS = ("SIGINT", "SIGTERM")
 
@@ -31,13 +34,32 @@ class Interrupts:
     def __init__(self):
         self.asked: int | None = None
         self._before = {}
+        self._at_once = False
 
     def __enter__(self) -> "Interrupts":
-        if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
-                number = getattr(signal, name)
-                self._before[number] = signal.signal(number, self._note)
+        self.arm()
         return self
+
+    def arm(self):
+        """Take the signals over, again if somebody has put other handlers in place: Jupyter does before every cell."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in SIGNALS:
+            number = getattr(signal, name)
+            if signal.getsignal(number) != self._note:
+                before = signal.signal(number, self._note)
+                self._before.setdefault(number, before)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While entered, a first signal raises Interrupted too; so does one that has come before."""
+        if self.asked is not None:
+            raise Interrupted("Stopped.", self.asked)
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
@@ -48,3 +70,5 @@ class Interrupts:
         if self.asked is not None:
             raise Interrupted("Stopped at once.", number)
         self.asked = number
+        if self._at_once:
+            raise Interrupted("Stopped.", number)

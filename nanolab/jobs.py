@@ -10,6 +10,8 @@ after steps.
 """
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -19,13 +21,15 @@ from typing import TextIO
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nanolab.batch import StepDataset, StreamDataset
+from nanolab.batch import Step, StepDataset, StreamDataset
 from nanolab.checkpoint import (
     META,
+    amend_meta,
     find_checkpoint,
     load_checkpoint,
     load_folder,
     load_training_state,
+    read_meta,
     remove_older,
     save_checkpoint,
 )
@@ -42,13 +46,22 @@ from nanolab.memory import (
     RunSizes,
     available_bytes,
     estimate_memory,
+    held_bytes,
     in_mib,
     memory_warning,
 )
 from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum
 from nanolab.paths import cache_dir, shown
 from nanolab.render import render_conversation
-from nanolab.runtime import describe_machine, pick_device, pick_dtype, seed_everything, set_deterministic, versions
+from nanolab.runtime import (
+    DTYPES,
+    describe_machine,
+    pick_device,
+    pick_dtype,
+    seed_everything,
+    set_deterministic,
+    versions,
+)
 from nanolab.settings import (
     REAL_VOCAB_SIZE,
     TOY_VOCAB_SIZE,
@@ -100,6 +113,8 @@ class Job:
     empty_steps: int = 0  # steps without a supervised token: they moved no weight
     estimate: MemoryEstimate | None = None  # of step 0
     peak_bytes: int = 0  # the most that a step has held so far
+    saved_step: int = 0  # how many steps the last checkpoint has behind it, the one resumed from included
+    broken: bool = False  # a step was broken off while the weights moved
     first_step: int = 0  # the next to do: more than 0 if resumed, or if a run of this job was left
 
     @property
@@ -133,6 +148,8 @@ def _estimate(job: Job, say: Say):
         return  # all of its conversations were left out
     how = {"dtype": job.dtype, "device_type": device.type}
     job.estimate, available = estimate_memory(job.model.config, loads, **how), available_bytes(device)
+    if available is not None:
+        available += max(0, held_bytes(device) - job.memory.before)  # the model is there already, and was counted
     there = "unknown" if available is None else f"{in_mib(available)} MiB"
     say(f"Memory of step 0: {job.estimate}; available: {there}")
     problem = memory_warning(job.model.config, _run_sizes(job, loads), available, **how)
@@ -174,11 +191,16 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
     job.run_dir.mkdir(parents=True, exist_ok=True)
     if job.compiled is not None:
         job.compiled.warm_up(job.shapes, getattr(job.config, "batching", "padded"), job.dtype, say)
+    if job.broken:
+        raise ValueError(
+            "A step of this job was broken off while the weights moved: they are of no step now. Make the job anew "
+            'with start(...), with resume="latest" if it has saved.'
+        )
     loader, begin = _loader(job), job.first_step
     training = train(
         job.model,
         job.optimizers,
-        loader,
+        _steps_of(loader),
         job.schedule,
         loss_average=job.loss_average,
         grad_clip=job.grad_clip,
@@ -189,22 +211,54 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
     )
     with _metrics_file(job) as metrics_file:
         for step in range(begin, job.num_iterations):
+            interrupts.arm()
             if job.config.save_every > 0 and step > begin and step % job.config.save_every == 0:
                 _save(job, step, say)
-            metrics = _evaluate_and_say(job, step, say)
-            job.memory.reset()
-            report = next(training, None)
+            try:
+                with interrupts.at_once():
+                    metrics = _evaluate_and_say(job, step, say)
+            except Interrupted:
+                _leave(job, interrupts.asked, say)
+            report = _next_report(job, training, say)
             if report is None:
-                _leave(job, step - begin, interrupts.asked, say)
+                _leave(job, interrupts.asked, say)
             report.metrics = metrics
-            job.peak_bytes = max(job.peak_bytes, job.memory.peak_bytes())
             job.left_out += report.left_out
             job.empty_steps += report.loss is None
             job.first_step = step + 1  # where this job goes on, if its loop is left here and run again
             _write_line(metrics_file, report)
             yield report
-        final = _evaluate_and_say(job, job.num_iterations, say)
-        metrics_file.write(json.dumps({"step": job.num_iterations, **final}) + "\n")
+        _finish(job, metrics_file, interrupts, say)
+
+
+def _next_report(job: Job, training: Iterator[Report], say: Say) -> Report | None:
+    """The next step's report; None if the run is to stop. After an error the steps done before it are saved."""
+    job.memory.reset()
+    try:
+        report = next(training, None)
+    except BaseException as error:
+        job.broken = getattr(error, "half_moved", False)
+        unsaved = job.config.save and job.first_step > job.saved_step
+        if unsaved and not job.broken and not isinstance(error, Interrupted):
+            _save(job, job.first_step, say)
+        raise
+    job.peak_bytes = max(job.peak_bytes, job.memory.peak_bytes())
+    return report
+
+
+def _finish(job: Job, metrics_file: TextIO, interrupts: Interrupts, say: Say):
+    """Save first, then evaluate for the last time, and tell what there is to tell."""
+    if job.config.save:
+        _save(job, job.num_iterations, say)
+    try:
+        with interrupts.at_once():
+            final = _evaluate_and_say(job, job.num_iterations, say)
+    except Interrupted as stopped:
+        kept = "they are saved" if job.config.save else "nothing was saved (save is off)"
+        raise Interrupted(f"Stopped in the last evaluation; all steps are done, {kept}.", interrupts.asked) from stopped
+    metrics_file.write(json.dumps({"step": job.num_iterations, **final}) + "\n")
+    if job.config.save:
+        amend_meta(job.saved, {"metrics": job.metrics})
     _say_left_out(job, say)
     if job.estimate is not None:
         say(
@@ -216,15 +270,20 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
     if job.compiled is not None:
         warm = len(job.compiled.warm_shapes)
         say(f"Compiled shapes: {warm}; recompilations after the warm-up: {job.compiled.recompilations}")
-    if job.config.save:
-        _save(job, job.num_iterations, say)
+
+
+def _plain(config: BaseConfig | MidConfig | SFTConfig) -> dict:
+    """The settings as JSON has them: a Path is a text."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
 
 
 def _save(job: Job, step: int, say: Say):
     """Save the weights after `step` steps, and what resuming needs besides."""
-    meta = {"settings": asdict(job.config), "metrics": job.metrics, "provenance": job.provenance}
+    meta = {"settings": _plain(job.config), "num_iterations": job.num_iterations, "dtype": job.dtype}
+    meta |= {"metrics": job.metrics, "provenance": job.provenance}
     state = {"optimizers": [optimizer.state_dict() for optimizer in job.optimizers], "random": torch.get_rng_state()}
     job.saved = save_checkpoint(job.stage, job.model_tag, step, job.model, job.tokenizer, meta, state)
+    job.saved_step = step
     remove_older(job.stage, job.model_tag, job.config.keep_last)
     say(f"Saved the {job.stage} checkpoint {shown(job.saved)}")
 
@@ -238,12 +297,13 @@ def _say_left_out(job: Job, say: Say):
         say(f"{job.empty_steps:,} steps had no supervised token: they moved no weight.")
 
 
-def _leave(job: Job, done: int, signal_number: int, say: Say):
-    """End an interrupted run after `done` steps: save them, and raise Interrupted with what to do."""
+def _leave(job: Job, signal_number: int, say: Say):
+    """End an interrupted run between two steps: save what is done, and raise Interrupted with what to do."""
     _say_left_out(job, say)
     kept = "Nothing was saved (save is off)."
-    if job.config.save and done:
+    if job.config.save and job.first_step > job.saved_step:
         _save(job, job.first_step, say)
+    if job.config.save and job.first_step:
         kept = 'Go on with resume="latest", or in a notebook by running the same cell again.'
     elif job.config.save:
         kept = "No step was done since the start."
@@ -272,20 +332,36 @@ def checkpoint_to_resume(config: BaseConfig | MidConfig | SFTConfig, say: Say) -
 
 
 def _restore(job: Job, path: Path, say: Say):
-    """Put a job where the run that saved a checkpoint was: weights are loaded already, the rest is here."""
-    meta = json.loads((path / META).read_text(encoding="utf-8"))
+    """Put a job where the run that saved a checkpoint was: weights are loaded already, the rest is here.
+
+    Raises ValueError, naming what differs, for other settings or other rows.
+    """
+    meta = read_meta(path)
+    now, then = _plain(job.config), meta["settings"]
     changed = [
-        f"{name} was {meta['settings'].get(name)!r}, is {value!r}"
-        for name, value in asdict(job.config).items()
-        if name not in FREE_WHEN_RESUMING and meta["settings"].get(name) != value
+        f"{name} was {then.get(name)!r}, is {value!r}"
+        for name, value in now.items()
+        if name not in FREE_WHEN_RESUMING and then.get(name) != value
     ]
     if changed:
         raise ValueError(f"Cannot resume {shown(path)} with other settings: {'; '.join(changed)}.")
+    rows, steps = meta["provenance"]["rows"], meta.get("num_iterations", job.num_iterations)
+    if rows != job.provenance["rows"] or steps != job.num_iterations:
+        raise ValueError(
+            f"Cannot resume {shown(path)} with other rows: it had {rows} and {steps:,} steps, the data now has "
+            f"{job.provenance['rows']} and {job.num_iterations:,} steps."
+        )
+    resumed = list(meta["provenance"].get("resumed", []))
+    if meta["provenance"]["versions"] != job.provenance["versions"]:
+        say("Note: other package versions or another commit than the run began with; both are kept in its metadata.")
+        resumed.append({"step": meta["step"], "versions": job.provenance["versions"]})
     state = load_training_state(path)
     for optimizer, kept in zip(job.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(kept)
     torch.set_rng_state(state["random"])
-    job.first_step, job.metrics, job.provenance = meta["step"], meta["metrics"], meta["provenance"]
+    job.first_step = job.saved_step = meta["step"]
+    job.metrics = meta["metrics"]
+    job.provenance = {**meta["provenance"], "resumed": resumed}
     say(f"Resuming after step {job.first_step:,} of {job.num_iterations:,} from {shown(path)}")
 
 
@@ -294,18 +370,47 @@ def _metrics_file(job: Job) -> TextIO:
     path = job.run_dir / "metrics.jsonl"
     kept = []
     if job.first_step and path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step_of(line) is not None and _step_of(line) < job.first_step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if (step := _step_of(line)) is not None and step < job.first_step]
+    beside = path.with_suffix(".tmp")
+    beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(beside, path)  # a full disk, or a kill, leaves the former lines
     return open(path, "a", encoding="utf-8")
 
 
 def _step_of(line: str) -> int | None:
-    """The step of a line of metrics; None for one that a killed run left half written."""
+    """The step of a line of metrics; None for one that a killed run left half written, or somebody else wrote."""
     try:
-        return json.loads(line).get("step")
+        found = json.loads(line)
     except ValueError:
         return None
+    step = found.get("step") if isinstance(found, dict) else None
+    return step if isinstance(step, int) else None
+
+
+class _ErrorsAsValues(Dataset):
+    """Steps whose ValueErrors are returned: a worker process would wrap them into pages of its own words."""
+
+    def __init__(self, steps: Dataset):
+        self.steps = steps
+
+    def __getitem__(self, step: int) -> Step | ValueError:
+        try:
+            return self.steps[step]
+        except ValueError as error:
+            return error.with_traceback(None)
+
+
+def _steps_of(loader: DataLoader) -> Iterator[Step]:
+    for step in loader:
+        if isinstance(step, ValueError):
+            raise step
+        yield step
+
+
+def _leave_signals_to_the_parent(_worker: int):
+    """For worker processes: a Ctrl-C reaches them too, and they must not die before the parent has stopped."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _loader(job: Job) -> DataLoader:
@@ -317,10 +422,11 @@ def _loader(job: Job) -> DataLoader:
             1 if on_cuda else 0
         )  # a step is rendered in milliseconds; only a GPU is fast enough to wait for that
     return DataLoader(
-        job.steps,
+        _ErrorsAsValues(job.steps),
         batch_size=None,
         sampler=range(job.first_step, job.num_iterations),
         num_workers=num_workers,
+        worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=on_cuda,
     )
 
@@ -360,7 +466,7 @@ def _tokenizer_texts(config: TokenizerConfig) -> Iterator[str]:
 
 
 def _start_base(config: BaseConfig, say: Say, origin: Path | None = None) -> Job:
-    device, dtype = _device_and_dtype(config, say)
+    device, dtype = _device_and_dtype(config, say, origin)
     train_text, validation_text = (load_text(split, data=config.data) for split in ("train", "validation"))
     memory = PeakMemory(device)  # rows are loaded, the model is not
     seed_everything(config.seed)
@@ -396,7 +502,7 @@ def _start_base(config: BaseConfig, say: Say, origin: Path | None = None) -> Job
 
 
 def _start_mid(config: MidConfig, say: Say, origin: Path | None = None) -> Job:
-    device, dtype = _device_and_dtype(config, say)
+    device, dtype = _device_and_dtype(config, say, origin)
     mixture, validation = mid_mixture(data=config.data), mid_validation(data=config.data)
     memory = PeakMemory(device)
     model, tokenizer, meta = _load_parent(config, device, say, origin)
@@ -431,7 +537,7 @@ def _start_mid(config: MidConfig, say: Say, origin: Path | None = None) -> Job:
 
 
 def _start_sft(config: SFTConfig, say: Say, origin: Path | None = None) -> Job:
-    device, dtype = _device_and_dtype(config, say)
+    device, dtype = _device_and_dtype(config, say, origin)
     mixture = sft_mixture(data=config.data)
     memory = PeakMemory(device)
     model, tokenizer, meta = _load_parent(config, device, say, origin)
@@ -466,9 +572,13 @@ def _start_sft(config: SFTConfig, say: Say, origin: Path | None = None) -> Job:
     )
 
 
-def _device_and_dtype(config, say: Say) -> tuple[torch.device, str]:
+def _device_and_dtype(config, say: Say, origin: Path | None) -> tuple[torch.device, str]:
+    """The device and the precision; that of a run that is resumed stays what it was, though it was measured."""
     device = pick_device(config.device_type)
     dtype, reason = pick_dtype(config.dtype, device)
+    before = None if origin is None else read_meta(origin).get("dtype")
+    if config.dtype == "auto" and before in DTYPES:
+        dtype, reason = before, "as in the run that is resumed"
     say(f"Device: {describe_machine(device)}; matrix products in {dtype} ({reason})")
     say(f"The same bits again in another run: {set_deterministic(device, config.deterministic)}")
     return device, dtype
@@ -498,6 +608,8 @@ def _load_parent(
         return load_folder(origin, device)[:3]
     model, tokenizer, meta, path = load_checkpoint(config.source, config.model_tag, config.step, device)
     made_of = meta.get("provenance", {}).get("data", "unknown data")
+    if meta["step"] < (planned := meta.get("num_iterations", 0)):
+        say(f"Note: {shown(path)} is of step {meta['step']:,} of {planned:,}; its run was not finished.")
     say(f"Starting from {shown(path)} (trained on {made_of}, vocabulary {tokenizer.vocab_size:,})")
     seed_everything(config.seed)
     return model, tokenizer, meta

@@ -86,7 +86,7 @@ def train(
             training ends without a report of it.
 
     Raises FloatingPointError, before any weight moves, when the loss or the gradient is not finite; it names the step
-    and its conversations.
+    and its conversations. An error that breaks off the moving of the weights itself has an attribute `half_moved`.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     steps = iter(steps)
@@ -98,6 +98,7 @@ def train(
         multiplier, momentum = schedule(number)
         set_rates(optimizers, multiplier, momentum)
         model.train()
+        model.zero_grad(set_to_none=True)  # what a step that was broken off has left
         try:
             loss = backward(forward or model, step.batches, loss_average, dtype, weights[0].device, should_stop)
         except Abandoned:
@@ -113,8 +114,7 @@ def train(
             if grad_clip > 0:
                 torch.nn.utils.clip_grads_with_norm_(weights, grad_clip, norm)
                 grad_norm = norm.item()
-            for optimizer in optimizers:
-                optimizer.step()
+            _move(optimizers)
         model.zero_grad(set_to_none=True)
         synchronize(weights[0].device)
         yield Report(
@@ -131,6 +131,15 @@ def train(
             left_out=step.left_out,
             grad_norm=grad_norm,
         )
+
+
+def _move(optimizers: list[torch.optim.Optimizer]):
+    try:
+        for optimizer in optimizers:
+            optimizer.step()
+    except BaseException as error:
+        error.half_moved = True  # for whoever would save the weights
+        raise
 
 
 def _not_finite(model: torch.nn.Module, number: int, what: str, step: Step) -> FloatingPointError:

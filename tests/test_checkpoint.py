@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from nanolab.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from nanolab.checkpoint import amend_meta, find_checkpoint, load_checkpoint, save_checkpoint
 
 
 def save(tiny_model, small_tokenizer, tag="d2", step=10, **meta):
@@ -46,12 +46,17 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_rubbish(tiny_model, 
     assert [p.name for p in path.parent.iterdir()] == ["step_000010"]
 
 
-def test_the_last_step_is_taken_unless_another_is_named(tiny_model, small_tokenizer):
+def test_the_one_saved_last_is_taken_unless_another_is_named(tiny_model, small_tokenizer):
     for step in (5, 1000, 20):
         save(tiny_model, small_tokenizer, step=step)
+    assert find_checkpoint("sft", "d2").name == "step_000020"
+    amend_meta(find_checkpoint("sft", "d2", step=1000), {"metrics": {"val_loss": 1.5}})
+    assert find_checkpoint("sft", "d2").name == "step_000020"
+    assert load_checkpoint("sft", "d2", step=1000).meta["metrics"] == {"val_loss": 1.5}
+    save(tiny_model, small_tokenizer, step=1000)
     assert find_checkpoint("sft", "d2").name == "step_001000"
     assert find_checkpoint("sft", "d2", step=5).name == "step_000005"
-    with pytest.raises(FileNotFoundError, match=r"No step 6.*\[5, 20, 1000\]"):
+    with pytest.raises(FileNotFoundError, match=r"No step 6.*There are: 5, 20, 1000\."):
         find_checkpoint("sft", "d2", step=6)
 
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from nanolab import jobs
+from nanolab import course, jobs
 from nanolab.checkpoint import OPTIMIZER, find_checkpoint, load_folder, load_training_state, saved_steps, stage_dir
 from nanolab.cli import main
 from nanolab.interrupt import Interrupted, Interrupts
@@ -120,8 +120,6 @@ def interrupted(job, after):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("after", range(1, 12))
 def test_sft_stopped_after_any_step_goes_on_to_the_bit(after, num_workers, parents, few_rows):
-    if num_workers and after % 4:
-        pytest.skip("every fourth step is enough with worker processes")
     whole = start(changed("sft", save=False), say=quiet)
     expected, weights = losses(whole), weights_of(whole)
     first = interrupted(start(changed("sft", num_workers=num_workers), say=quiet), after)
@@ -176,6 +174,138 @@ def test_a_whole_run_of_rows_that_teach_nothing_moves_nothing_and_says_so(parent
             pass
         assert "12 steps had no supervised token: they moved no weight." in said
         assert any(line.startswith("48 conversations were skipped or cut") for line in said) == bool(left_out)
+
+
+def test_the_checkpoint_saved_last_is_the_latest_also_behind_a_longer_run(parents, few_rows):
+    list(run(start(changed("sft", save_every=3), say=quiet), say=quiet))
+    list(run(start(changed("sft", num_iterations=5, keep_last=2), say=quiet), say=quiet))
+    assert saved_steps(stage_dir("sft") / "d1") == [12, 5]
+    assert find_checkpoint("sft", "d1").name == "step_000005"
+    resumed = start(changed("sft", num_iterations=5, resume="latest"), say=quiet)
+    assert resumed.first_step == 5 and losses(resumed) == []
+
+
+def test_a_path_as_a_setting_is_kept_as_text(parents, few_rows):
+    list(run(start(changed("sft", save_every=6), say=quiet), say=quiet))
+    job = start(changed("sft", resume=find_checkpoint("sft", "d1", 6)), say=quiet)
+    losses(job)
+    assert json.loads((job.saved / "meta.json").read_text())["settings"]["resume"].endswith("step_000006")
+
+
+def test_other_rows_than_the_run_began_with_are_refused(parents, few_rows, monkeypatch):
+    list(run(start(changed("sft", save_every=6), say=quiet), say=quiet))
+    fewer = TaskMixture([GSM8K(data="toy", stop=11), SimpleSpelling(10, data="toy")])
+    monkeypatch.setattr(jobs, "sft_mixture", lambda data: fewer)
+    with pytest.raises(ValueError, match="with other rows: it had {'0 GSM8K': 12, .* the data now has {'0 GSM8K': 11"):
+        start(changed("sft", resume="latest"), say=quiet)
+
+
+def test_a_step_broken_off_before_the_weights_moved_leaves_nothing_behind(parents, few_rows, monkeypatch):
+    expected = losses(start(changed("sft", save=False), say=quiet))
+    job = start(changed("sft", device_batch_tokens=128), say=quiet)
+    found = [report.loss for _, report in zip(range(3), run(job, say=quiet), strict=False)]
+    calls, hidden = [], type(job.model).hidden
+
+    def fails_the_second_time(*args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory, say")
+        return hidden(*args, **options)
+
+    monkeypatch.setattr(type(job.model), "hidden", fails_the_second_time)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        for report in run(job, say=quiet):
+            found.append(report.loss)
+    assert find_checkpoint("sft", "d1").name == "step_000003"
+    monkeypatch.setattr(type(job.model), "hidden", hidden)
+    assert found + losses(job) == expected
+
+
+def test_a_step_broken_off_while_the_weights_moved_spoils_the_job_and_is_not_saved(parents, few_rows, monkeypatch):
+    job = start(changed("sft", save_every=1), say=quiet)
+    next(run(job, say=quiet))
+
+    def breaks(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job.optimizers[-1], "step", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        list(run(job, say=quiet))
+    with pytest.raises(ValueError, match="broken off while the weights moved"):
+        list(run(job, say=quiet))
+    with pytest.raises(FileNotFoundError):
+        find_checkpoint("sft", "d1")
+
+
+def test_an_error_in_a_row_saves_the_steps_before_it_and_names_it_also_from_a_worker(parents, monkeypatch):
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    bad = {"messages": [{"role": "assistant", "content": "b"}]}
+    mixture = TaskMixture([Rows([good] * 9 + [bad] + [good] * 10)])
+    last = next(k for k in range(20) if len(mixture[k]["messages"]) == 1) // 4  # the step with the bad row
+    assert last > 0
+    monkeypatch.setattr(jobs, "sft_mixture", lambda data: mixture)
+    for num_workers in (0, 1):
+        job = start(changed("sft", num_iterations=5, num_workers=num_workers), say=quiet)
+        with pytest.raises(ValueError, match="^task row 9, turn 1: the role is 'assistant'") as raised:
+            losses(job)
+        assert "Traceback" not in str(raised.value)
+        assert job.saved == find_checkpoint("sft", "d1") and job.saved.name == f"step_{last:06d}"
+
+
+def test_a_stop_in_the_last_evaluation_finds_everything_saved(parents, few_rows):
+    job = start(changed("sft", eval_every=-1), say=quiet)
+    evaluate = job.evaluate
+
+    def stopped(step):
+        if step == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return evaluate(step)
+
+    job.evaluate = stopped
+    with pytest.raises(Interrupted, match="in the last evaluation; all steps are done, they are saved") as raised:
+        losses(job)
+    assert raised.value.exit_status == 130 and find_checkpoint("sft", "d1").name == "step_000012"
+    finished = start(changed("sft", eval_every=-1, resume="latest"), say=quiet)
+    assert losses(finished) == []
+    assert json.loads((finished.saved / "meta.json").read_text())["metrics"].keys() >= {"val_loss", "mmlu_acc"}
+
+
+def test_a_stop_in_an_evaluation_on_the_way_does_not_wait_for_its_end(parents, few_rows):
+    job = start(changed("sft"), say=quiet)
+    evaluate = job.evaluate
+
+    def stopped(step):
+        if step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            raise AssertionError("the evaluation went on")
+        return evaluate(step)
+
+    job.evaluate = stopped
+    with pytest.raises(Interrupted, match="Stopped after 8 of 12 steps") as raised:
+        losses(job)
+    assert raised.value.exit_status == 143 and find_checkpoint("sft", "d1").name == "step_000008"
+
+
+def test_lines_of_metrics_that_are_not_ours_are_left_out_when_resuming(parents, few_rows):
+    job = start(changed("sft"), say=quiet)
+    interrupted(job, 3)
+    with open(job.run_dir / "metrics.jsonl", "a") as file:
+        file.write('[1]\n{"step": "four"}\nnull\n{"step": 2, "lo')
+    losses(start(changed("sft", resume="latest"), say=quiet))
+    lines = [json.loads(line) for line in (job.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(13))
+
+
+def test_a_checkpoint_of_an_unfinished_run_is_finished_by_the_course(parents, few_rows):
+    whole = start(changed("sft", save=False), say=quiet)
+    losses(whole)
+    interrupted(start(changed("sft"), say=quiet), 4)
+    said = []
+    path = course.ensure_checkpoint("sft", "toy", "d1", said.append)
+    assert path.name == "step_000012" and any("is of step 4 of 12 -> going on" in line for line in said)
+    assert all(map(torch.equal, load_folder(path).model.parameters(), weights_of(whole)))
 
 
 def test_checkpoints_on_the_way_are_kept_as_many_as_asked_for(parents, few_rows):
