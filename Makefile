@@ -15,8 +15,8 @@ env: .venv/installed
 run: env  # the main job: tokenizer, base, mid, SFT and evaluation on built-in rows, from the notebooks
 	$(BIN)/python -m nanolab.course run
 
-test: env
-	$(BIN)/python -m pytest
+test: env  # two tests at a time, each on one thread; a file's tests stay together
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: env
 	$(BIN)/jupyter lab notebooks

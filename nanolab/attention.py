@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10; only CUDA asks for it, and then says so
-    varlen_attn = None
+varlen_attn = None
+if torch.backends.cuda.is_built():  # elsewhere it is of no use, and the import brings the compiler: two seconds
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # before torch 2.10; only CUDA asks for it, and then says so
+        varlen_attn = None
 
 ROTARY_BASE = 10_000
 HALF_PRECISION = (torch.bfloat16, torch.float16)  # what varlen attention takes

@@ -17,10 +17,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import nbformat
-import papermill
-from nbclient import NotebookClient
-
 from nanolab import show
 from nanolab.batch import StepDataset
 from nanolab.checkpoint import find_checkpoint, read_meta
@@ -115,6 +111,8 @@ def _train(job: Job, say: Callable[[str], None]) -> Path:
 
 def execute(notebook: Path, output: Path, parameters: dict | None = None):
     """Run a notebook in a fresh kernel with papermill, its text streaming to the terminal."""
+    import papermill  # here, because the notebooks import this module and it takes seconds
+
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ["PAPERMILL"] = "1"  # nobody watches the kernel's pictures: notebooks print plain lines instead
     began = time.perf_counter()
@@ -152,6 +150,9 @@ def run_notebooks(numbers: Sequence[str] = ()):
 
 def run_in_place(path: Path):
     """Run a notebook in a fresh kernel and save it with its outputs."""
+    import nbformat  # these two as well
+    from nbclient import NotebookClient
+
     began = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}  # the kernel's working folder

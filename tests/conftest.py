@@ -1,5 +1,7 @@
 """Fixtures: small tokenizers made on the spot, a tiny model, a cache folder of its own. No network, no GPU."""
 
+import os
+
 import pytest
 import regex
 import torch
@@ -8,6 +10,7 @@ from nanolab.gpt import GPT, GPTConfig
 from nanolab.tokenizer import NUM_BYTES, SPLIT_PATTERN, Tokenizer
 
 torch.set_num_threads(1)  # the models are tiny: threads would wait for each other more than they would work
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so for the processes that tests start
 
 BYTES = [bytes([b]) for b in range(NUM_BYTES)]
 
