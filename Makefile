@@ -18,7 +18,8 @@ run: env  # the main job: tokenizer, base, mid, SFT and evaluation on built-in r
 test: env  # two tests at a time, each on one thread; a file's tests stay together
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lab: env
+lab: env  # trusted, so that JupyterLab shows the coloured views at once and not only after a run
+	$(BIN)/jupyter trust notebooks/*.ipynb
 	$(BIN)/jupyter lab notebooks
 
 notebooks: env  # run every notebook and save it with its outputs; nothing else writes them

@@ -36,11 +36,17 @@ PARENTS = {"mid": "base", "sft": "mid"}  # the stage whose checkpoint a stage st
 
 # What a laptop can do in a few minutes: a few hundred small steps instead of nanochat's thousands of large ones, and
 # small micro-batches, which measured faster than larger ones on a processor (LOG.md, 2026-11-23).
-STREAM = {"max_seq_len": 256, "device_batch_size": 4, "total_batch_size": 4096, "eval_tokens": 16_384}
+STREAM = {"max_seq_len": 256, "device_batch_size": 4, "total_batch_size": 2048, "eval_tokens": 16_384}
 RECIPE = {
-    "base": {**STREAM, "num_iterations": 150},
-    "mid": {**STREAM, "num_iterations": 220},
-    "sft": {"init_lr_frac": 0.3, "device_batch_size": 8, "eval_steps": 8, "eval_metrics_max_problems": 100},
+    "base": {**STREAM, "num_iterations": 200},
+    "mid": {**STREAM, "num_iterations": 260},
+    "sft": {
+        "init_lr_frac": 0.3,
+        "batching": "packed",
+        "device_batch_tokens": 1024,
+        "eval_steps": 8,
+        "eval_metrics_max_problems": 100,
+    },
 }
 # With a vocabulary of 65,536 a token costs five times as much: enough to have something to go on from, no more.
 SHORT = {
@@ -54,7 +60,7 @@ def recipe(stage: str, data: str, model_tag: str = "d4", **changes) -> BaseConfi
     """The course's settings of a stage, with changes.
 
     >>> recipe("mid", "toy", num_iterations=5).total_batch_size
-    4096
+    2048
     """
     settings = {"data": data, "model_tag": model_tag, **RECIPE[stage]}
     if stage == "base" and (depth := re.fullmatch(r"d(\d+)", model_tag)):

@@ -15,6 +15,7 @@ from nanolab.show.mixture import length_histogram, mixture_bars
 from nanolab.show.next_token import next_token_bars, next_token_probabilities
 from nanolab.show.plans import plan_map, plan_maps, who_sees_whom
 from nanolab.show.results import before_after_table
+from nanolab.show.schedules import schedule_curves
 from nanolab.show.tokens import token_view
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "plan_maps",
     "progress",
     "real_row_lengths",
+    "schedule_curves",
     "smooth",
     "stream_reply",
     "token_view",

@@ -35,7 +35,7 @@ GLOSS = """
   border:0;border-top:1px solid rgba(128,128,128,.35);background:none;white-space:normal;color:inherit}
 .nl-rows th{white-space:nowrap!important;font-weight:400;line-height:1.6}
 .nl-pair{display:inline-flex;flex-direction:column;align-items:center;margin:0 1px 7px 0;vertical-align:top}
-.nl-pair .nl-none{opacity:.55;line-height:1.45}
+.nl-pair .nl-none{opacity:.75;line-height:1.45}
 .nl-more{opacity:.75}
 """
 

@@ -9,6 +9,7 @@ from nanolab.show.page import view
 PART_NAMES = {"python": "python call", "python_output": "python output"}
 ROLES = ("system", "user", "assistant")
 
+# JupyterLab has a rule of two classes that makes the background of code grey; three win over it.
 BUBBLES = """
 .nl-turn{margin:0 0 8px;padding:7px 12px 8px;border-radius:10px;width:fit-content;max-width:82%;
   min-width:120px;box-sizing:border-box;border:1px solid rgba(128,128,128,.35);white-space:normal}
@@ -17,12 +18,12 @@ BUBBLES = """
 .nl-system{max-width:100%;width:auto;border-style:dashed;background:rgba(128,128,128,.08)}
 .nl-user{margin-left:auto;background:var(--nl-context);color:var(--nl-context-ink)}
 .nl-assistant{background:rgba(128,128,128,.08)}
-.nl-view code.nl-tool{display:inline-block;max-width:100%;box-sizing:border-box;margin:3px 2px 3px 0;
+.nl-view .nl-turn code.nl-tool{display:inline-block;max-width:100%;box-sizing:border-box;margin:3px 2px 3px 0;
   padding:2px 8px;border-radius:5px;vertical-align:middle;white-space:pre-wrap;overflow-wrap:anywhere;
   font:12.5px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace);
   color:var(--nl-code-ink);background:var(--nl-code)}
 .nl-tool small{font-size:10px;opacity:.85;margin-right:6px}
-.nl-view code.nl-output{color:var(--nl-padding-ink);background:var(--nl-padding)}
+.nl-view .nl-turn code.nl-output{color:var(--nl-padding-ink);background:var(--nl-padding)}
 """
 
 

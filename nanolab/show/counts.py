@@ -83,7 +83,7 @@ def loss_by_tokens(frame: pd.DataFrame, title: str | None = None) -> Figure:
     ax = tidy(picture.add_subplot(), title)
     for index, (task, rows) in enumerate(frame.groupby("task")):
         style = {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)]}
-        ax.scatter(rows["num_tokens"], rows["loss"], s=26, alpha=0.85, lw=0.3, ec=INK, label=task, **style)
+        ax.scatter(rows["num_tokens"], rows["loss"], s=26, alpha=0.85, lw=0.5, ec=INK, label=task, **style)
     ax.set(xscale="log", xlabel="supervised tokens (log scale)", ylabel="loss, nats a token")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
     ax.legend(

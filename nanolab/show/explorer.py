@@ -18,7 +18,6 @@ from nanolab.render import render_conversation
 from nanolab.show.conversations import conversation_view
 from nanolab.show.live import someone_watches
 from nanolab.show.page import note, view
-from nanolab.show.palette import VERMILLION
 from nanolab.show.tokens import token_view
 from nanolab.show.values import percent
 from nanolab.tokenizer import Tokenizer
@@ -29,9 +28,9 @@ MAX_RAW = 2_000  # letters of a malformed conversation that are shown as they ar
 # As high as most rows, and no higher than a screen: the buttons stay where they are while one leafs.
 SCROLLED = '<div style="min-height:220px;max-height:560px;overflow:auto">{}</div>'
 
-PROBLEM = f"""
-.nl-view .nl-problem{{border-left:4px solid {VERMILLION}}}
-.nl-view .nl-raw{{white-space:pre-wrap;overflow-wrap:anywhere;margin:8px 0 0;padding:0;color:inherit;background:none}}
+PROBLEM = """
+.nl-view .nl-problem{border-left:4px solid var(--nl-problem)}
+.nl-view .nl-raw{white-space:pre-wrap;overflow-wrap:anywhere;margin:8px 0 0;padding:0;color:inherit;background:none}
 """
 
 

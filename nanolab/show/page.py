@@ -9,9 +9,10 @@ from html import escape
 
 from IPython.display import HTML
 
-from nanolab.show.palette import DARK_CHIPS, LIGHT_CHIPS, SUPERVISED
+from nanolab.show.palette import DARK_CHIPS, DARK_MARKS, LIGHT_CHIPS, LIGHT_MARKS, Chip
 
-DARK_PAGES = ('[data-jp-theme-light="false"]', ".vscode-dark", ".vscode-high-contrast", "[data-theme=dark]")
+VSCODE_BLACK = ".vscode-high-contrast:not(.vscode-high-contrast-light)"  # its white theme has both classes
+DARK_PAGES = ('[data-jp-theme-light="false"]', ".vscode-dark", VSCODE_BLACK, "[data-theme=dark]")
 
 RULES = """
 .nl-view{font:13px/1.5 var(--jp-content-font-family,system-ui,sans-serif);
@@ -26,19 +27,19 @@ RULES = """
   border-radius:3px;line-height:1.4;white-space:pre-wrap;overflow-wrap:anywhere;text-decoration:none;
   min-width:4px;vertical-align:top;color:var(--nl-context-ink);background:var(--nl-context);
   border-bottom:2px solid transparent}
-.nl-view u{color:var(--nl-supervised-ink);background:var(--nl-supervised);border-bottom-color:UNDERLINE}
+.nl-view u{color:var(--nl-supervised-ink);background:var(--nl-supervised);border-bottom-color:var(--nl-underline)}
 .nl-view .nl-s{color:var(--nl-special-ink);background:var(--nl-special);font-weight:700}
 .nl-view .nl-p{color:var(--nl-padding-ink);background:var(--nl-padding);border-bottom:2px dotted currentColor}
 .nl-legend u,.nl-legend .nl-c{margin:0 3px 0 0;vertical-align:baseline}
-.nl-view i{font-style:normal;opacity:.45}
+.nl-view i{font-style:normal;opacity:.75}
 """
 
 
 def style_sheet() -> str:
     """The style sheet of all views: colours as variables, light by default and dark on a page marked dark."""
     dark = ",".join(f"{page} .nl-view" for page in DARK_PAGES)
-    rules = RULES.replace("UNDERLINE", SUPERVISED)
-    return f".nl-view{{{_variables(LIGHT_CHIPS)}}}{dark}{{{_variables(DARK_CHIPS)}}}{rules}"
+    light_variables, dark_variables = _variables(LIGHT_CHIPS, LIGHT_MARKS), _variables(DARK_CHIPS, DARK_MARKS)
+    return f".nl-view{{{light_variables}}}{dark}{{{dark_variables}}}{RULES}"
 
 
 def view(body: str, title: str | None = None, css: str = "") -> HTML:
@@ -53,8 +54,8 @@ def view(body: str, title: str | None = None, css: str = "") -> HTML:
 
 
 def legend(*entries: str) -> str:
-    """One line of explanations above a view; each entry is HTML."""
-    return '<div class="nl-legend">' + "".join(f"<span>{entry}</span>" for entry in entries) + "</div>"
+    """One line of explanations above a view; each entry is HTML, with a space between where styles are stripped."""
+    return '<div class="nl-legend">' + " ".join(f"<span>{entry}</span>" for entry in entries) + "</div>"
 
 
 def note(text: str) -> str:
@@ -62,5 +63,6 @@ def note(text: str) -> str:
     return f'<div class="nl-note">{escape(text)}</div>' if text else ""
 
 
-def _variables(chips: dict) -> str:
-    return "".join(f"--nl-{name}:{chip.paper};--nl-{name}-ink:{chip.ink};" for name, chip in chips.items())
+def _variables(chips: dict[str, Chip], marks: dict[str, str]) -> str:
+    of_chips = (f"--nl-{name}:{chip.paper};--nl-{name}-ink:{chip.ink};" for name, chip in chips.items())
+    return "".join([*of_chips, *(f"--nl-{name}:{colour};" for name, colour in marks.items())])

@@ -1,20 +1,22 @@
 """Colours, named once for HTML and matplotlib; hues from Okabe and Ito's palette, safe for colour blindness.
 
-Source: Okabe & Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/
+Source: Okabe & Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/. Theirs are for areas; these are
+darker, so that thin lines too have a contrast of 3 : 1 to PAPER (WCAG 2.1, 1.4.11), and brown stands for yellow.
 """
 
 from typing import NamedTuple
 
-ORANGE = "#E69F00"
-SKY_BLUE = "#56B4E9"
-GREEN = "#009E73"
-YELLOW = "#F0E442"
-BLUE = "#0072B2"
-VERMILLION = "#D55E00"
-PURPLE = "#CC79A7"
-GREY = "#999999"
+ORANGE = "#D07400"
+SKY_BLUE = "#3890C6"
+GREEN = "#008F68"
+BROWN = "#4D3B00"
+BLUE = "#005B96"
+VERMILLION = "#A84300"
+PURPLE = "#C470A0"
+CHARCOAL = "#3F3F3F"
+GREY = "#808080"
 
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE, VERMILLION, YELLOW, GREY)
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE, VERMILLION, BROWN, CHARCOAL)
 
 # What a token is to the loss. The same three words and hues in every table and figure.
 SUPERVISED = ORANGE
@@ -48,6 +50,10 @@ DARK_CHIPS = {
     "code": Chip("#C9F2E4", "#114536"),
 }
 
+# Lines and bars in HTML that mean something; 3 : 1 or more to the page and to the chip that they stand on.
+LIGHT_MARKS = {"underline": "#A65E00", "bar": BLUE, "problem": VERMILLION}
+DARK_MARKS = {"underline": "#E69F00", "bar": SKY_BLUE, "problem": "#D55E00"}
+
 
 def luminance(colour: str) -> float:
     """Relative luminance of "#RRGGBB", 0 (black) to 1 (white), as WCAG 2.2 defines it.
@@ -73,7 +79,7 @@ def contrast(one: str, other: str) -> float:
 def ink_on(paper: str) -> str:
     """Whichever of black and white is easier to read on `paper`.
 
-    >>> ink_on(BLUE), ink_on(YELLOW)
+    >>> ink_on(BLUE), ink_on(ORANGE)
     ('#FFFFFF', '#000000')
     """
     return max(("#000000", "#FFFFFF"), key=lambda ink: contrast(ink, paper))

@@ -18,11 +18,13 @@ GAP = 0.7  # rows between two micro-batches
 ROW_HEIGHT = 0.14  # inches, unless the picture would become too high
 TITLE_HEIGHT = 0.45  # inches, of a plan's title
 HEIGHTS = (2.0, 11.0)  # inches of a picture, least and most
-TINTS = ((palette.GREEN, 0.6), (palette.GREEN, 0.32))  # of neighbours, with their opacity
+TINTS = ((palette.GREEN, 0.6), (palette.GREEN, 0.32))  # of neighbours, with their opacity: their edges are dark
+DARK_TINTS = ("#005F45", palette.GREEN)  # of neighbours whose edges are too thin to be seen
 MOST_LABELS = 20  # a plan with more micro-batches has no labels of their shapes: they would overlap
 MOST_NUMBERED_ROWS = 56  # of slots and gaps; in a higher plan blocks have no numbers, and thinner edges
+CLEAR_EDGE = 0.5  # points
 NUMBERED_WIDTH = 0.022  # share of the picture's width that a block's number needs
-FAINT, STRONG = "#C5DCEB", palette.BLUE  # the smallest influence that is not zero, and the largest
+FAINT, STRONG = palette.SKY_BLUE, "#002B47"  # the smallest influence that is not zero, and the largest
 
 
 class Block(NamedTuple):
@@ -124,7 +126,7 @@ def _draw_plan(ax: Axes, plan: Plan, lengths: Sequence[int], title: str, width: 
     tops = np.cumsum([0.0] + [micro_batch.shape[0] + GAP for micro_batch in plan.micro_batches])
     for micro_batch, top in zip(plan.micro_batches, tops, strict=False):
         filling = list(blocks(micro_batch, lengths, flat=plan.batching == "packed"))
-        _draw_micro_batch(ax, filling, top, edge=0.5 if numbered else 0.2)
+        _draw_micro_batch(ax, filling, top, edge=CLEAR_EDGE if numbered else 0.2)
         if numbered:
             _number(ax, filling, top, least=NUMBERED_WIDTH * width)
     tidy(ax, f"{title}: {_facts(plan)}", grid=None).set(xlim=(0, width), ylim=(max(tops[-1] - GAP, 1), 0))
@@ -145,8 +147,9 @@ def _facts(plan: Plan) -> str:
 
 def _draw_micro_batch(ax: Axes, filling: list[Block], top: float, edge: float) -> None:
     drawn = [block for block in filling if block.conversation is not None]
-    for parity, colour in enumerate(TINTS):
-        _bars(ax, drawn[parity::2], top, color=[colour], edgecolor=palette.INK, lw=edge)
+    for parity in (0, 1):
+        colour = [TINTS[parity]] if edge >= CLEAR_EDGE else DARK_TINTS[parity]
+        _bars(ax, drawn[parity::2], top, color=colour, edgecolor=palette.INK, lw=edge)
     padding = [block for block in filling if block.conversation is None]
     _bars(ax, padding, top, color=palette.PADDING, edgecolor="#777777", lw=0, hatch="////")
 

@@ -5,7 +5,6 @@ from html import escape
 from IPython.display import HTML
 
 from nanolab.show.page import legend, view
-from nanolab.show.palette import BLUE
 
 TABLE = """
 .nl-view .nl-results{border-collapse:collapse;table-layout:auto;margin:0}
@@ -15,11 +14,11 @@ TABLE = """
   white-space:nowrap}
 .nl-bar{position:relative;width:110px;height:9px;margin-top:3px;border-radius:2px;
   background:rgba(128,128,128,.25)}
-.nl-fill{position:absolute;left:0;top:0;bottom:0;background:FILL;border-radius:2px}
+.nl-fill{position:absolute;left:0;top:0;bottom:0;background:var(--nl-bar);border-radius:2px}
 .nl-chance{position:absolute;top:-3px;bottom:-3px;width:0;border-left:2px solid currentColor}
 .nl-key{display:inline-block;height:14px;border-left:2px solid currentColor;vertical-align:-2px;
   margin-right:5px}
-""".replace("FILL", BLUE)
+"""
 
 
 def before_after_table(
