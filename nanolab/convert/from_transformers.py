@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from nanolab.checkpoint import _digest as digest
+from nanolab.checkpoint import digest
 from nanolab.convert.hub import source_name
 from nanolab.convert.names import Imported, config_from_transformers, model_from_weights, weights_from_transformers
 from nanolab.convert.to_transformers import (

@@ -20,8 +20,7 @@ from pathlib import Path
 
 import torch
 
-from nanolab.checkpoint import META, read_meta, save_checkpoint, stage_dir
-from nanolab.checkpoint import _digest as digest
+from nanolab.checkpoint import META, digest, read_meta, save_checkpoint, stage_dir
 from nanolab.convert.hub import source_name
 from nanolab.convert.names import Imported, first_few, model_from_weights
 from nanolab.convert.unpickle import EncodingParts, read_encoding, read_tensors

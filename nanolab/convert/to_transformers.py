@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from nanolab.attention import ROTARY_BASE
-from nanolab.checkpoint import _digest as digest
+from nanolab.checkpoint import digest
 from nanolab.convert.chat_template import CHAT_TEMPLATE, HIDE, JOIN, KEPT
 from nanolab.convert.names import transformers_settings, transformers_weights
 from nanolab.gpt import GPT, LOGIT_SOFTCAP
