@@ -9,7 +9,7 @@ env: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt  # install again when what is asked for has changed
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 run: env  # the main job: tokenizer, base, mid, SFT and evaluation on built-in rows, from the notebooks

@@ -8,6 +8,7 @@
 notebook that needs a trained model start anywhere.
 """
 
+import json
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from nanolab import show
@@ -31,6 +33,7 @@ from nanolab.tokenizer import Tokenizer
 NOTEBOOKS = CLONE / "notebooks"
 TRAINING_NOTEBOOKS = ("09_base_and_mid.ipynb", "10_sft.ipynb")
 NOT_FOR_TERMINALS = ("Executing Cell", "Ending Cell", "<IPython.core", "<Figure", "<nanolab")  # in papermill's log
+RAN = "nanolab_ran"  # where a saved notebook keeps the digest of the code that its outputs are of
 STAGES = {"base": BaseConfig, "mid": MidConfig, "sft": SFTConfig}
 PARENTS = {"mid": "base", "sft": "mid"}  # the stage whose checkpoint a stage starts from
 
@@ -38,8 +41,8 @@ PARENTS = {"mid": "base", "sft": "mid"}  # the stage whose checkpoint a stage st
 # small micro-batches, which measured faster than larger ones on a processor (LOG.md, 2026-11-23).
 STREAM = {"max_seq_len": 256, "device_batch_size": 4, "total_batch_size": 2048, "eval_tokens": 16_384}
 RECIPE = {
-    "base": {**STREAM, "num_iterations": 200},
-    "mid": {**STREAM, "num_iterations": 260},
+    "base": {**STREAM, "num_iterations": 150},
+    "mid": {**STREAM, "num_iterations": 220},
     "sft": {
         "init_lr_frac": 0.3,
         "batching": "packed",
@@ -164,8 +167,18 @@ def run_in_place(path: Path):
     where = {"metadata": {"path": str(path.parent)}}  # the kernel's working folder
     options = {"record_timing": False, "store_widget_state": False}  # what would differ with every run
     NotebookClient(notebook, timeout=None, kernel_name="python3", resources=where, **options).execute()
+    notebook.metadata[RAN] = digest_of_what_runs([cell.source for cell in notebook.cells if cell.cell_type == "code"])
     nbformat.write(notebook, path)
-    print(f"{path.name}: {time.perf_counter() - began:.0f} s")
+    print(f"{path.name}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def digest_of_what_runs(cells: Sequence[str]) -> str:
+    """A short digest of a notebook's code and of the course's recipe: saved outputs of another one are out of date.
+
+    >>> digest_of_what_runs(["1 + 1"]) == digest_of_what_runs(["1 + 2"])
+    False
+    """
+    return sha256(json.dumps([RECIPE, *cells], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def draw_readme_picture(path: Path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nanolab.checkpoint import META, load_checkpoint
+from nanolab.checkpoint import META, find_checkpoint, load_checkpoint
 from nanolab.evaluate import Evaluation, Progress, evaluate
 from nanolab.paths import cache_dir, shown
 from nanolab.runtime import pick_device, pick_dtype
@@ -38,11 +38,14 @@ def grade(
     device_type: str = "",
     say: Callable[[str], None] = print,
     progress: Callable[[Progress], None] | None = None,
+    reuse: bool = False,
 ) -> dict[str, Evaluation]:
     """Grade a checkpoint on held-out rows of several tasks, greedily; the numbers are also kept, see `side_by_side`.
 
     In float32, so that grades do not depend on the processor's precision. `max_tokens` bounds a reply: GSM8K's own
-    replies have up to 270 tokens. Where programs cannot be shut in, HumanEval is left out, and that is said.
+    replies have up to 270 tokens. Where programs cannot be shut in, HumanEval is left out, and that is said. With
+    `reuse`, tasks that were graded before, on the same checkpoint, rows and settings, are not graded again: greedy
+    replies would be the same; which tasks these are is said.
 
     >>> grade("sft", "d4", data="toy", tasks=("ARC-Easy",))["ARC-Easy"].accuracy      # doctest: +SKIP
     0.51
@@ -61,7 +64,12 @@ def grade(
     )
     if data is not None:
         config.data = data
-    return run_eval(config, say=lambda line: None, progress=progress)
+    before = kept_evaluations(config, names) if reuse else {}
+    if before:
+        say(f"{stage}: kept from an earlier grading of this checkpoint: {', '.join(before)}")
+    config.task_name = "|".join(name for name in names if name not in before)
+    graded = run_eval(config, say=lambda line: None, progress=progress) if config.task_name else {}
+    return {name: before.get(name) or graded[name] for name in names}
 
 
 def run_eval(
@@ -150,14 +158,36 @@ def keep(stage: str, model_tag: str, evaluation: Evaluation, config: EvalConfig,
     evaluation.table.to_json(replies, orient="records", lines=True, force_ascii=False)
     if config.temperature and evaluation.table["sample"].max() > 0:
         return
-    written = (checkpoint / META).stat().st_mtime_ns
-    about = {"checkpoint": f"{checkpoint.name} {written}", "data": str(config.data), "max_tokens": config.max_tokens}
+    about = _about(config, checkpoint)
     path = grades_path(stage, model_tag)
     same = [row for row in _read(path) if all(row.get(key) == about[key] for key in ("checkpoint", "data"))]
     kept = {row["task"]: row for row in same} | {evaluation.task: {**_numbers(evaluation), **about}}
     beside = path.with_suffix(".writing")
     beside.write_text(json.dumps(list(kept.values()), indent=1), encoding="utf-8")
     beside.replace(path)
+
+
+def kept_evaluations(config: EvalConfig, names: Sequence[str]) -> dict[str, Evaluation]:
+    """Greedy evaluations of these tasks that were kept of the checkpoint that the settings name, with their replies."""
+    checkpoint = find_checkpoint(config.source, config.model_tag, config.step)
+    about, path = _about(config, checkpoint), grades_path(config.source, checkpoint.parent.name)
+    found = {}
+    for row in _read(path):
+        replies = path.parent / REPLIES / f"{row['task']}.jsonl"
+        if row["task"] in names and all(row.get(key) == value for key, value in about.items()) and replies.exists():
+            table = pd.read_json(replies, lines=True, dtype=False, convert_dates=False)  # "12" stays text
+            num_problems = table["problem"].nunique()
+            found[row["task"]] = Evaluation(
+                row["task"], int(table["correct"].sum()), num_problems, row["chance"], table
+            )
+    return found
+
+
+def _about(config: EvalConfig, checkpoint: Path) -> dict:
+    """What two gradings must have in common to be the same."""
+    written = (checkpoint / META).stat().st_mtime_ns
+    about = {"checkpoint": f"{checkpoint.name} {written}", "data": str(config.data)}
+    return about | {"max_problems": config.max_problems, "max_tokens": config.max_tokens}
 
 
 def side_by_side(stages: list[str], model_tag: str) -> pd.DataFrame:

@@ -167,7 +167,7 @@ class NotebookPage:
         """Choose Run All Cells."""
         self.choose("Run", "Run All Cells")
 
-    def finish(self, seconds: float = 120):
+    def finish(self, seconds: float = 600):
         """Wait until all cells have run. Raises AssertionError with the traceback if one has failed."""
         self.wait(HAS_ENDED, None, "all cells have run and the kernel is idle", seconds)
         self.check_outputs()

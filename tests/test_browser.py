@@ -1,6 +1,7 @@
 """A learner's JupyterLab: in a real browser notebooks run, views show and answer the mouse, and the curve moves."""
 
 import re
+import sys
 
 import nbformat
 import pytest
@@ -200,10 +201,11 @@ def test_without_a_browser_that_is_required_tests_fail(monkeypatch):
 
 
 def test_a_process_that_is_left_is_found(tmp_path):
-    with browser.subprocess.Popen(["sleep", "60"], env={"FOLDER": str(tmp_path)}) as sleeper:
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with browser.subprocess.Popen(command, env={"FOLDER": str(tmp_path)}) as sleeper:
         try:
             browser.wait_for(lambda: left_behind(tmp_path), 10, lambda: "nothing was found")
-            assert left_behind(tmp_path) == ["sleep 60"]
+            assert left_behind(tmp_path) == [" ".join(command)]
         finally:
             sleeper.kill()
     assert left_behind(tmp_path) == []

@@ -1,5 +1,7 @@
 """The course's own runs: what they train, and that every notebook is in order as it is kept."""
 
+import ast
+import builtins
 import re
 
 import nbformat
@@ -23,7 +25,7 @@ def code_cells(notebook):
 
 def test_there_are_notebooks_and_they_are_numbered():
     numbers = [path.name[:2] for path in NOTEBOOKS]
-    assert NOTEBOOKS and len(set(numbers)) == len(numbers)
+    assert numbers == [f"{number:02}" for number in range(len(numbers))]
     for number, path in zip(numbers, NOTEBOOKS, strict=True):
         assert nbformat.read(path, as_version=4).cells[0].source.startswith(f"# {number} ")
 
@@ -31,6 +33,35 @@ def test_there_are_notebooks_and_they_are_numbered():
 def test_a_notebook_is_saved_with_the_outputs_of_one_run_from_top_to_bottom(notebook):
     assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
     assert any(cell.outputs for cell in code_cells(notebook))
+
+
+def test_a_notebooks_outputs_are_of_the_code_and_the_recipe_that_stand_there(notebook):
+    ran = course.digest_of_what_runs([cell.source for cell in code_cells(notebook)])
+    assert notebook.metadata.get(course.RAN) == ran, "Its code or RECIPE changed since it was saved: make notebooks."
+
+
+def names_in(code):
+    """Names that a piece of code makes, and names that it uses and does not make."""
+    nodes = list(ast.walk(ast.parse(code)))
+    made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    made |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    made |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            made |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return made, used - made - set(dir(builtins)) - {"display"}
+
+
+def test_folded_solutions_use_only_names_that_the_notebook_has(notebook):
+    known = set().union(*(names_in(re.sub(r"(?m)^%.*$", "", cell.source))[0] for cell in code_cells(notebook)))
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for details in re.findall(r"<details>.*?</details>", text, re.DOTALL):
+        made = set()
+        for code in re.findall(r"```python\n(.*?)```", details, re.DOTALL):
+            new, used = names_in(code)
+            made |= new
+            assert used <= known | made, f"{used - known - made} in\n{code}"
 
 
 def test_a_notebook_shows_no_error_no_warning_and_no_home_folder(notebook):

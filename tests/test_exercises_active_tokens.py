@@ -1,4 +1,4 @@
-"""The checks of notebook 09 accept what is right and refuse planted wrong answers, with a sentence that helps."""
+"""The checks of notebook 11 accept what is right and refuse planted wrong answers, with a sentence that helps."""
 
 import pandas as pd
 import pytest

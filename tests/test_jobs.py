@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 
+import pandas as pd
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from nanolab import jobs
 from nanolab.checkpoint import find_checkpoint, load_checkpoint
 from nanolab.cli import main
 from nanolab.evaluate import evaluate
-from nanolab.grades import GRADED_TASKS, grade, grades_path, run_eval, side_by_side
+from nanolab.grades import GRADED_TASKS, grade, grades_path, kept_evaluations, run_eval, side_by_side
 from nanolab.jobs import run, start, train_tokenizer
 from nanolab.runtime import set_deterministic
 from nanolab.sandbox import SandboxUnavailable
@@ -320,6 +321,31 @@ def test_a_later_grade_of_a_task_replaces_its_own_and_keeps_the_others_and_every
     assert [(row["task"], row["problems"]) for row in kept] == [("ARC-Easy", 4), ("SimpleSpelling", 3)]
     replies = [json.loads(line) for line in (folder / "replies" / "SimpleSpelling.jsonl").read_text().splitlines()]
     assert [row["reply"] for row in replies] == list(graded["SimpleSpelling"].table["reply"]) and len(replies) == 3
+
+
+def test_what_was_graded_before_is_taken_as_it_is_and_said(monkeypatch):
+    tasks, said = ("ARC-Easy", "SimpleSpelling", "GSM8K"), []
+    settings = {"max_problems": 4, "max_tokens": 8, "say": said.append}
+    first = grade("mid", "d1", "toy", tasks[:2], **settings)
+    both = grade("mid", "d1", "toy", tasks, reuse=True, **settings)
+    assert list(both) == list(tasks) and said == [
+        "mid: kept from an earlier grading of this checkpoint: ARC-Easy, SimpleSpelling"
+    ]
+    for name in tasks[:2]:
+        assert (both[name].accuracy, both[name].interval) == (first[name].accuracy, first[name].interval)
+        pd.testing.assert_frame_equal(both[name].table, first[name].table, check_exact=False)
+    monkeypatch.setattr("nanolab.grades.run_eval", lambda *_, **__: pytest.fail("graded again"))
+    assert list(grade("mid", "d1", "toy", tasks, reuse=True, **settings)) == list(tasks)
+
+
+@pytest.mark.parametrize("other", [{"max_problems": 3}, {"max_tokens": 9}, {"data": "elsewhere"}])
+def test_what_was_graded_otherwise_is_not_taken(other):
+    settings = {"source": "mid", "model_tag": "d1", "data": "toy", "max_problems": 4, "max_tokens": 8}
+    grade("mid", "d1", "toy", ("ARC-Easy",), max_problems=4, max_tokens=8)
+    assert list(kept_evaluations(EvalConfig(**settings), ["ARC-Easy", "MMLU"])) == ["ARC-Easy"]
+    assert kept_evaluations(EvalConfig(**{**settings, **other}), ["ARC-Easy"]) == {}
+    os.utime(find_checkpoint("mid", "d1") / "meta.json")  # as if trained anew
+    assert kept_evaluations(EvalConfig(**settings), ["ARC-Easy"]) == {}
 
 
 def test_stages_graded_on_different_tasks_still_stand_side_by_side():

@@ -27,7 +27,7 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def shared_cache(tmp_path_factory):
-    """One cache folder for all, in order: 08 finds the checkpoints that 07 has trained."""
+    """One cache folder for all, in order: 10 finds the checkpoints that 09 has trained."""
     return tmp_path_factory.mktemp("notebooks")
 
 

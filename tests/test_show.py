@@ -45,12 +45,12 @@ class Notebook:
     def __init__(self):
         self.outputs, self.sent = [], 0
 
-    def display(self, bundle, raw, display_id):
-        assert raw and display_id
+    def display(self, bundle, raw, metadata, display_id):
+        assert raw and display_id and metadata["image/png"]["alt"].startswith("Picture.")
         self.outputs.append(bundle)
         self.sent += 1
         place = len(self.outputs) - 1
-        return SimpleNamespace(update=lambda bundle, raw: self._replace(place, bundle))
+        return SimpleNamespace(update=lambda bundle, raw, metadata: self._replace(place, bundle))
 
     def _replace(self, place, bundle):
         self.outputs[place] = bundle
@@ -637,8 +637,18 @@ def test_figures_show_themselves_once_and_stay_out_of_pyplot():
 
     before = pyplot.get_fignums()
     picture = show.batch_map(INPUTS, TARGETS)
-    assert picture._repr_png_().startswith(b"\x89PNG")
+    assert picture._repr_png_()[0].startswith(b"\x89PNG")
     assert pyplot.get_fignums() == before
+
+
+def test_a_picture_says_in_words_what_it_shows():
+    frame = pd.DataFrame({"step": [0, 1], "loss": [2.0, 1.0]})
+    png, about = show.loss_curves({"SFT": frame}, "Training loss")._repr_png_()
+    assert png.startswith(b"\x89PNG") and about["alt"].startswith("Picture. Training loss: step across")
+    from IPython.core.formatters import DisplayFormatter
+
+    data, metadata = DisplayFormatter().format(show.batch_map(INPUTS, TARGETS, title="A batch"))
+    assert metadata["image/png"]["alt"] == "Picture. A batch: position across, row upwards" and "image/png" in data
 
 
 def test_no_style_rule_is_broken_in_the_middle_of_a_value():

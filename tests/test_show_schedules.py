@@ -91,5 +91,5 @@ def test_the_view_is_exported_and_its_example_runs():
 
 
 def test_the_picture_is_a_png_of_a_few_kilobytes():
-    png = schedule_curves({"base": of_base, "SFT": of_sft}, NUM)._repr_png_()
+    png = schedule_curves({"base": of_base, "SFT": of_sft}, NUM).png()
     assert png.startswith(b"\x89PNG") and len(png) < 40_000

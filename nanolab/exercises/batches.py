@@ -16,7 +16,7 @@ ROWS: tuple[Row, ...] = (
 )
 LENGTHS = (5, 9, 3, 30, 12, 12, 7)
 SIZES = (1, 2, 4, 8)
-CLOSE = 1e-9
+CLOSE = 1e-6
 # step, num_examples, num_rows -> the rows
 STEPS = {
     (0, 4, 10): [0, 1, 2, 3],

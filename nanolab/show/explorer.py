@@ -26,7 +26,9 @@ WAYS = ("chat", "tokens")
 MAX_RAW = 2_000  # letters of a malformed conversation that are shown as they are
 
 # As high as most rows, and no higher than a screen: the buttons stay where they are while one leafs.
-SCROLLED = '<div style="min-height:220px;max-height:560px;overflow:auto">{}</div>'
+SCROLLED = (
+    '<div style="min-height:220px;max-height:560px;overflow:auto" tabindex="0" role="region" aria-label="row">{}</div>'
+)
 
 PROBLEM = """
 .nl-view .nl-problem{border-left:4px solid var(--nl-problem)}

@@ -27,8 +27,24 @@ class Picture(Figure):
         reduced.save(small, format="png", optimize=True)
         return small.getvalue()
 
-    def _repr_png_(self) -> bytes:
-        return self.png()
+    def alt(self) -> str:
+        """The picture in words, for those who cannot see it: title and axes of each panel.
+
+        >>> loss_curves({"SFT": frame}, "Training loss").alt()      # doctest: +SKIP
+        'Picture. Training loss: step across, nats a token upwards'
+        """
+        panels = [_in_words(ax) for ax in self.axes]
+        return "Picture. " + "; ".join(dict.fromkeys(panel for panel in panels if panel))
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        return self.png(), {"alt": self.alt()}
+
+
+def _in_words(ax: Axes) -> str:
+    title = ax.get_title(loc="left") or ax.get_title()
+    across, upwards = (" ".join(label.split()) for label in (ax.get_xlabel(), ax.get_ylabel()))
+    axes = ", ".join(part for part in (across and f"{across} across", upwards and f"{upwards} upwards") if part)
+    return ": ".join(part for part in (" ".join(title.split()), axes) if part)
 
 
 def tidy(ax: Axes, title: str | None = None, grid: str | None = "y") -> Axes:

@@ -130,10 +130,11 @@ class LiveCurve:
     def _draw(self) -> None:
         began = self.clock()
         bundle = {"image/png": b64encode(self.figure().png()).decode(), "text/plain": self.caption()}
+        alt = {"image/png": {"alt": f"Picture. {self.title}: loss of each step so far. {self.caption()}"}}
         if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
+            self._handle = display(bundle, raw=True, metadata=alt, display_id=True)
         else:
-            self._handle.update(bundle, raw=True)
+            self._handle.update(bundle, raw=True, metadata=alt)
         now = self.clock()
         self._next_drawing = now + max(self.every, REST * (now - began))
 
