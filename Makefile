@@ -7,9 +7,12 @@ BIN := .venv/bin
 
 env: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt  # install again when what is asked for has changed
+# Installed again when what is asked for has changed. Compiled by all cores at once: pip does so one file at a time.
+.venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/testing/_internal/' .venv/lib || \
+		echo "Some modules could not be compiled ahead. Python compiles them when it needs them."
 	touch $@
 
 run: env  # the main job: tokenizer, base, mid, SFT and evaluation on built-in rows, from the notebooks
