@@ -16,7 +16,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 
 from nanolab import show
@@ -33,6 +35,7 @@ from nanolab.tokenizer import Tokenizer
 NOTEBOOKS = CLONE / "notebooks"
 TRAINING_NOTEBOOKS = ("09_base_and_mid.ipynb", "10_sft.ipynb")
 NOT_FOR_TERMINALS = ("Executing Cell", "Ending Cell", "<IPython.core", "<Figure", "<nanolab")  # in papermill's log
+ONLY_LOOK = ("01", "02", "03", "04", "05", "06")  # neither train nor measure seconds: two of them at a time
 RAN = "nanolab_ran"  # where a saved notebook keeps the digest of the code that its outputs are of
 STAGES = {"base": BaseConfig, "mid": MidConfig, "sft": SFTConfig}
 PARENTS = {"mid": "base", "sft": "mid"}  # the stage whose checkpoint a stage starts from
@@ -41,8 +44,8 @@ PARENTS = {"mid": "base", "sft": "mid"}  # the stage whose checkpoint a stage st
 # small micro-batches, which measured faster than larger ones on a processor (LOG.md, 2026-11-23).
 STREAM = {"max_seq_len": 256, "device_batch_size": 4, "total_batch_size": 2048, "eval_tokens": 16_384}
 RECIPE = {
-    "base": {**STREAM, "num_iterations": 150},
-    "mid": {**STREAM, "num_iterations": 220},
+    "base": {**STREAM, "num_iterations": 100},
+    "mid": {**STREAM, "num_iterations": 170},
     "sft": {
         "init_lr_frac": 0.3,
         "batching": "packed",
@@ -150,9 +153,10 @@ def run_notebooks(numbers: Sequence[str] = ()):
         shutil.rmtree(folder)
     os.environ["NANOLAB_CACHE"] = str(folder)
     os.environ["PAPERMILL"] = "1"
-    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        if not numbers or path.name[:2] in numbers:
-            run_in_place(path)
+    paths = [path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if not numbers or path.name[:2] in numbers]
+    for only_look, some in groupby(paths, key=lambda path: path.name[:2] in ONLY_LOOK):
+        with ThreadPoolExecutor(2 if only_look else 1) as pool:
+            list(pool.map(run_in_place, some))
     if not numbers:
         draw_readme_picture(NOTEBOOKS / "pictures" / "batch_map.png")
 
