@@ -95,7 +95,7 @@ def save_checkpoint(
         tokenizer.save(beside)
         if training_state is not None:
             torch.save(training_state, beside / OPTIMIZER)
-        files = {file.name: _digest(file) for file in sorted(beside.iterdir())}
+        files = {file.name: digest(file) for file in sorted(beside.iterdir())}
         (beside / META).write_text(json.dumps({**known, **meta, "files": files}, indent=2), encoding="utf-8")
         _flush(beside)
         os.chmod(beside, 0o755)  # mkdtemp makes it private
@@ -299,7 +299,7 @@ def check_files(path: Path, meta: dict, names: tuple[str, ...]):
     """Raise ValueError unless these files are those that were saved; checkpoints without digests are let through."""
     for name in names if "files" in meta else ():
         try:
-            if _digest(path / name) != meta["files"].get(name):
+            if digest(path / name) != meta["files"].get(name):
                 raise ValueError(f"{name} is not the file that was saved")
         except (OSError, ValueError, AttributeError) as error:
             raise _damaged(path, error) from error
@@ -315,12 +315,17 @@ def _check_shapes(config: GPTConfig, weights: dict[str, torch.Tensor]):
             raise ValueError(f"{META} says {name} {getattr(config, name)}, the weights have {value}")
 
 
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
+def digest(file: Path) -> str:
+    """The SHA-256 of a file, read block by block: "sha256:" and 64 hexadecimal digits.
+
+    >>> len(digest(Path("README.md")))                                                   # doctest: +SKIP
+    71
+    """
+    sha256 = hashlib.sha256()
     with open(file, "rb") as opened:
         while block := opened.read(BLOCK):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+            sha256.update(block)
+    return f"sha256:{sha256.hexdigest()}"
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

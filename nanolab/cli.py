@@ -1,29 +1,34 @@
-"""`python -m nanolab tokenizer | base | mid | sft | eval | chat`: the jobs on the command line, options named like the
-settings."""
+"""`python -m nanolab tokenizer | base | mid | sft | eval | chat | import | export`: the jobs on the command line, with
+options named like the settings.
+
+What does the work is imported after the options are read: torch and datasets take seconds, and `--help` should not.
+"""
 
 import signal
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tqdm import tqdm
 
-from nanolab import chat, jobs
-from nanolab.evaluate import Progress, chat_core
-from nanolab.grades import run_eval
 from nanolab.interrupt import Interrupted
-from nanolab.sandbox import SandboxUnavailable
 from nanolab.settings import (
     BaseConfig,
     ChatConfig,
+    Config,
     EvalConfig,
+    ExportConfig,
+    ImportConfig,
     MidConfig,
     SFTConfig,
     TokenizerConfig,
     check_settings,
     describe_settings,
 )
-from nanolab.tasks import DataUnavailable
+
+if TYPE_CHECKING:
+    from nanolab.evaluate import Progress
+    from nanolab.jobs import Job
 
 Command = (
     Annotated[TokenizerConfig, tyro.conf.subcommand("tokenizer", description="Train the tokenizer.")]
@@ -32,6 +37,12 @@ Command = (
     | Annotated[SFTConfig, tyro.conf.subcommand("sft", description="Supervised fine-tuning.")]
     | Annotated[EvalConfig, tyro.conf.subcommand("eval", description="Grade a checkpoint on held-out rows.")]
     | Annotated[ChatConfig, tyro.conf.subcommand("chat", description="Talk to a checkpoint.")]
+    | Annotated[
+        ImportConfig, tyro.conf.subcommand("import", description="Make a nanochat or transformers folder ours.")
+    ]
+    | Annotated[
+        ExportConfig, tyro.conf.subcommand("export", description="Write a checkpoint as a transformers folder.")
+    ]
 )
 
 
@@ -39,33 +50,58 @@ def main(args: list[str] | None = None) -> int:
     """Run one job; the exit status is 0, 1 after an error that is told in one line, 130 or 143 if it was stopped."""
     config = tyro.cli(Command, prog="nanolab", args=args)
     try:
-        if isinstance(config, ChatConfig):
-            check_settings(config)
-            return chat.run(config)
-        print(describe_settings(config), end="\n\n")
-        if isinstance(config, TokenizerConfig):
-            jobs.train_tokenizer(config)
-        elif isinstance(config, EvalConfig):
-            grade_with_progress(config)
-        else:
-            train_with_progress(jobs.start(config))
-    except (ValueError, OSError, DataUnavailable, FloatingPointError, SandboxUnavailable) as error:
-        print(f"nanolab: {error}", file=sys.stderr)
-        return 1
+        return run_job(config)
     except Interrupted as stopped:
         print(f"nanolab: {stopped}", file=sys.stderr)
         return stopped.exit_status
     except KeyboardInterrupt:
         print("nanolab: stopped", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def run_job(config: Config) -> int:
+    """Do what the settings ask for; the exit status."""
+    from nanolab.sandbox import SandboxUnavailable
+    from nanolab.tasks import DataUnavailable
+
+    try:
+        if isinstance(config, ChatConfig):
+            from nanolab import chat
+
+            check_settings(config)
+            return chat.run(config)
+        print(describe_settings(config), end="\n\n")
+        _work(config)
+    except (ValueError, OSError, DataUnavailable, FloatingPointError, SandboxUnavailable) as error:
+        print(f"nanolab: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _work(config: Config):
+    if isinstance(config, ImportConfig | ExportConfig):
+        from nanolab.convert import commands
+
+        (commands.import_checkpoint if isinstance(config, ImportConfig) else commands.export_checkpoint)(config)
+    elif isinstance(config, EvalConfig):
+        grade_with_progress(config)
+    else:
+        from nanolab import jobs
+
+        if isinstance(config, TokenizerConfig):
+            jobs.train_tokenizer(config)
+        else:
+            train_with_progress(jobs.start(config))
 
 
 def grade_with_progress(config: EvalConfig):
     """Grade a checkpoint, a line a task; when somebody watches, a bar with the running accuracy stands below."""
+    from nanolab.evaluate import chat_core
+    from nanolab.grades import run_eval
+
     with tqdm(unit="reply", disable=not sys.stderr.isatty()) as bar:
 
-        def show(progress: Progress):
+        def show(progress: "Progress"):
             if progress.done == 1:  # another task: its own time left
                 bar.reset(progress.total)
             bar.n = progress.done
@@ -76,8 +112,10 @@ def grade_with_progress(config: EvalConfig):
         print(f"ChatCORE of these {len(graded)} tasks: {chat_core(graded.values()):.3f} (0 is guessing, 1 all right)")
 
 
-def train_with_progress(job: jobs.Job):
+def train_with_progress(job: "Job"):
     """Train a job, a line a step; when somebody watches, a bar with the time left stands below the lines."""
+    from nanolab import jobs
+
     with tqdm(total=job.num_iterations, unit="step", disable=not sys.stderr.isatty()) as bar:
         for report in jobs.run(job, say=tqdm.write):
             tqdm.write(report.line(job.num_iterations))

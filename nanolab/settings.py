@@ -212,7 +212,32 @@ class ChatConfig:
     device_type: str = ""
 
 
-Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig | EvalConfig | ChatConfig
+@settings_of_a_job
+@dataclass
+class ImportConfig:
+    """Settings of `nanolab import`: a nanochat or transformers checkpoint becomes one of ours."""
+
+    path: str = ""  # folder of the checkpoint, or
+    from_hub: str = ""  # its name on the Hugging Face hub, "karpathy/nanochat-d32"
+    tokenizer: str = ""  # folder of nanochat's tokenizer.pkl; "" = the checkpoint's own folder
+    step: int = -1  # of a nanochat checkpoint; -1 = the last
+    stage: str = "sft"  # what it is here: "base", "mid" or "sft"
+    model_tag: str = ""  # name to keep it under; "" = the folder's
+
+
+@settings_of_a_job
+@dataclass
+class ExportConfig:
+    """Settings of `nanolab export`: a checkpoint becomes a folder that transformers loads."""
+
+    source: str = "sft"  # stage of the checkpoint: "base", "mid" or "sft"
+    model_tag: str = ""  # "" = the only one there is
+    step: int = -1  # -1 = the last
+    to: str = ""  # folder to write; one of an earlier export is replaced
+    license: str = ""  # for the model card, as the hub spells it ("mit", "apache-2.0"); "" = none is named
+
+
+Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig | EvalConfig | ChatConfig | ImportConfig | ExportConfig
 
 
 # What a setting may be: at least 1; or -1 (its comment says what that means) or at least 1; or one of some words.
@@ -221,6 +246,7 @@ POSITIVE += ("target_examples_per_step", "num_epochs", "num_samples", "max_token
 MINUS_ONE_OR_POSITIVE = ("num_iterations", "max_data_tokens", "eval_metrics_max_problems", "vocab_size", "max_problems")
 MINUS_ONE_OR_POSITIVE += ("save_every", "keep_last")
 FINITE = ("embedding_lr", "unembedding_lr", "matrix_lr", "init_lr_frac", "weight_decay", "grad_clip")  # and 0 or more
+PATHS = ("data", "resume", "path", "tokenizer", "to")  # a Path will do
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000  # beyond these, numbers of 32 bits fail
 WORDS = {
@@ -230,6 +256,7 @@ WORDS = {
     "overlong": ("skip", "truncate", "error"),
     "on_bad_row": ("error", "skip"),
     "loss_average": ("step", "micro_batch"),
+    "stage": ("base", "mid", "sft"),
 }
 
 
@@ -266,7 +293,7 @@ def check_settings(config: Config):
 
 def _check_kind(name: str, value: object, kind: type):
     """Raise ValueError for a value of another kind than the setting's default, as a papermill file may give it."""
-    kinds = {int: int, float: (int, float), bool: bool, str: (str, Path) if name in ("data", "resume") else str}[kind]
+    kinds = {int: int, float: (int, float), bool: bool, str: (str, Path) if name in PATHS else str}[kind]
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{name} must be {KINDS[kind]}, got {value!r}.")
 
@@ -287,6 +314,10 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(
             f"overlong={config.overlong!r} needs a limit to be over: set max_data_tokens (tokens a conversation)."
         )
+    if isinstance(config, ImportConfig) and bool(config.path) == bool(config.from_hub):
+        problems.append("Say where the checkpoint is: either path (a folder) or from_hub (owner/name), and not both.")
+    if isinstance(config, ExportConfig) and not config.to:
+        problems.append("Say which folder to write: to.")
     if getattr(config, "max_data_tokens", -1) == 1:
         problems.append("max_data_tokens=1 leaves nothing to predict: every conversation has a first and a next token.")
     return problems
@@ -305,8 +336,8 @@ def check_temperature(temperature: float):
         )
 
 
-def _sources(config: MidConfig | SFTConfig | EvalConfig | ChatConfig) -> tuple[str, ...]:
-    """Stages whose checkpoints a job can take: training goes on from base or mid; any can be graded and talked to."""
+def _sources(config: MidConfig | SFTConfig | EvalConfig | ChatConfig | ExportConfig) -> tuple[str, ...]:
+    """Stages whose checkpoints a job can take: training goes on from base or mid; any can be graded, used, exported."""
     return ("base", "mid") if isinstance(config, MidConfig | SFTConfig) else ("base", "mid", "sft")
 
 
