@@ -33,11 +33,7 @@ from nanolab.tokenizer import FILE_NAME as TOKENIZER_FILE
 from nanolab.tokenizer import Tokenizer
 
 NOTEBOOKS = CLONE / "notebooks"
-# The notebooks of the main job, with more steps than the course takes: it has the time, and facts need them.
-TRAINING_NOTEBOOKS = {
-    "09_base_and_mid.ipynb": {"base_iterations": 300, "mid_iterations": 260},
-    "10_sft.ipynb": {},
-}
+TRAINING_NOTEBOOKS = ("09_base_and_mid.ipynb", "10_sft.ipynb")
 NOT_FOR_TERMINALS = ("Executing Cell", "Ending Cell", "<IPython.core", "<Figure", "<nanolab")  # in papermill's log
 ONLY_LOOK = ("01", "02", "03", "04", "05", "06")  # neither train nor measure seconds: two of them at a time
 RAN = "nanolab_ran"  # where a saved notebook keeps the digest of the code that its outputs are of
@@ -142,8 +138,8 @@ def run_main_job():
     """`make run`: the training notebooks on built-in rows, then the table that says what training changed."""
     folder = (cache_dir() / "runs" / "main").resolve()
     os.environ["NANOLAB_CACHE"] = str(folder)  # its checkpoints stay apart from those you make in the lab
-    for name, longer in TRAINING_NOTEBOOKS.items():
-        execute(NOTEBOOKS / name, folder / "notebooks" / name, {"data": "toy", "model_tag": "d4", **longer})
+    for name in TRAINING_NOTEBOOKS:
+        execute(NOTEBOOKS / name, folder / "notebooks" / name, {"data": "toy", "model_tag": "d4"})
     table = side_by_side(["base", "mid", "sft"], "d4")
     print(f"\nHeld-out built-in rows, share answered correctly (kept in {shown(folder)})")
     print(table.to_string(float_format=lambda value: f"{value:.1%}"))
