@@ -175,7 +175,7 @@ def kept_evaluations(config: EvalConfig, names: Sequence[str]) -> dict[str, Eval
     for row in _read(path):
         replies = path.parent / REPLIES / f"{row['task']}.jsonl"
         if row["task"] in names and all(row.get(key) == value for key, value in about.items()) and replies.exists():
-            table = pd.read_json(replies, lines=True, dtype=False, convert_dates=False)  # "12" stays text
+            table = pd.read_json(replies, lines=True, dtype=False)  # "12" stays text
             num_problems = table["problem"].nunique()
             found[row["task"]] = Evaluation(
                 row["task"], int(table["correct"].sum()), num_problems, row["chance"], table
