@@ -35,8 +35,9 @@ from nanolab.tokenizer import Tokenizer
 STAGES = ("base", "mid", "sft")
 WEIGHTS, META, OPTIMIZER = "model.safetensors", "meta.json", "optimizer.pt"
 TOKENIZER = "tokenizer.json"
-WRITING, REPLACED = ".writing-", ".replaced-"  # folders on their way in and out, and whose they are:
-FOLDER_OF = re.compile(r"\.(?:writing|replaced)-(.+)-(\d+)-[^-]*")
+# Folders on their way in and out, and whose they are.
+WRITING, REPLACED, REMOVED = ".writing-", ".replaced-", ".removed-"
+FOLDER_OF = re.compile(r"\.(?:writing|replaced|removed)-(.+)-(\d+)-[^-]*")
 KNOWN = {"stage": str, "model_tag": str, "step": int, "model_config": dict, "tokenizer": str}  # always in meta.json
 BLOCK = 2**20  # bytes read at once for a digest
 MAX_DETAIL = 300  # letters of another library's message that are passed on
@@ -131,11 +132,16 @@ def load_training_state(path: Path) -> dict:
 
 
 def remove_older(stage: str, model_tag: str, keep_last: int):
-    """Keep only the checkpoints of a tag that were saved last; -1 keeps all."""
+    """Keep only the checkpoints of a tag that were saved last; -1 keeps all.
+
+    Each is renamed out of sight first: a process that is killed here leaves no half of a checkpoint behind.
+    """
     folder = stage_dir(stage) / model_tag
     steps = saved_steps(folder)
     for step in steps[: len(steps) - keep_last] if keep_last > 0 else []:
-        shutil.rmtree(folder / f"step_{step:06d}")
+        aside = _folder_of_mine(REMOVED, folder)
+        (folder / f"step_{step:06d}").rename(aside / f"step_{step:06d}")
+        shutil.rmtree(aside)
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -227,7 +233,7 @@ def _is_writing(folder: Path) -> bool:
 def _sweep(folder: Path):
     """Remove what processes that were killed while they wrote have left."""
     _put_back(folder)
-    for half in folder.glob(f"{WRITING}*"):
+    for half in (*folder.glob(f"{WRITING}*"), *folder.glob(f"{REMOVED}*")):
         if not _is_writing(half):
             shutil.rmtree(half, ignore_errors=True)
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from nanolab.checkpoint import amend_meta, find_checkpoint, load_checkpoint, save_checkpoint
+from nanolab import checkpoint
+from nanolab.checkpoint import amend_meta, find_checkpoint, load_checkpoint, remove_older, save_checkpoint
 
 
 def save(tiny_model, small_tokenizer, tag="d2", step=10, **meta):
@@ -211,3 +212,21 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoint_whole(limit, step
     assert ended.stdout.startswith("Could not write ") and "Earlier checkpoints are whole." in ended.stdout
     assert load_checkpoint("sft", "d2").meta["note"] == "old"
     assert [p.name for p in path.parent.iterdir()] == ["step_000010"]
+
+
+def test_a_process_that_dies_while_it_removes_an_old_checkpoint_leaves_no_half_of_it(
+    tiny_model, small_tokenizer, monkeypatch
+):
+    for step in (1, 2, 3):
+        save(tiny_model, small_tokenizer, step=step)
+
+    def dies(folder):
+        next(folder.rglob("meta.json")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.shutil, "rmtree", dies)
+        remove_older("sft", "d2", keep_last=2)
+    assert find_checkpoint("sft", "d2").name == "step_000003" and load_checkpoint("sft", "d2").meta["step"] == 3
+    folder = save(tiny_model, small_tokenizer, step=4).parent  # sweeps up what is left of step 1
+    assert sorted(path.name for path in folder.iterdir()) == ["step_000002", "step_000003", "step_000004"]
