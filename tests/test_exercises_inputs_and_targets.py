@@ -1,9 +1,7 @@
 """The checks of notebook 05 accept what is right and refuse planted wrong answers, with a sentence that helps."""
 
 import doctest
-import re
 
-import nbformat
 import pytest
 
 from nanolab.batch import IGNORE_INDEX, shift
@@ -18,18 +16,7 @@ from nanolab.exercises.inputs_and_targets import (
     lost_and_added,
     mask_of,
 )
-from nanolab.paths import CLONE
-
-
-def folded_solutions(notebook: str, **names) -> dict:
-    """What the folded solutions of a notebook define, by name; `names` are what they may use."""
-    cells = nbformat.read(CLONE / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
-    folded = "\n".join(cell.source for cell in cells if cell.source.startswith("<details>"))
-    defined = dict(names)
-    for code in re.findall(r"```python\n(.*?)```", folded, re.DOTALL):
-        exec(code, defined)
-    return defined
-
+from tests.exercises import folded_solutions
 
 RIGHT = [
     (check_shift, shift),
@@ -93,18 +80,6 @@ WRONG = [
     (check_last_target, lambda ids, mask, limit: IGNORE_INDEX, "The last token that is left is the last target"),
     (check_last_target, lambda ids, mask, limit: END, "limit 2: my_last_target gives 7"),
 ]
-
-
-@pytest.mark.parametrize(("check", "answer"), RIGHT, ids=lambda function: function.__name__)
-def test_the_packages_answer_is_accepted(check, answer, capsys):
-    check(answer)
-    assert " is right for " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("check", "answer", "sentence"), WRONG)
-def test_a_planted_wrong_answer_is_refused(check, answer, sentence):
-    with pytest.raises(AssertionError, match=sentence):
-        check(answer)
 
 
 def test_the_folded_solutions_are_right():

@@ -19,7 +19,7 @@ from nanolab.exercises.layouts import (
     positions,
 )
 from tests.conftest import random_model
-from tests.test_exercises_inputs_and_targets import folded_solutions
+from tests.exercises import folded_solutions
 
 RIGHT = [(check_pack, packed), (check_buckets, buckets), (check_positions, positions), (check_may_see, may_see)]
 
@@ -87,18 +87,6 @@ WRONG = [
     (check_may_see, lambda borders: [list(row) for row in zip(*may_see(borders), strict=True)], "No: s comes later"),
     (check_may_see, lambda borders: [[True]], "should have 10 rows of 10"),
 ]
-
-
-@pytest.mark.parametrize(("check", "answer"), RIGHT, ids=lambda function: function.__name__)
-def test_the_packages_answer_is_accepted(check, answer, capsys):
-    check(answer)
-    assert capsys.readouterr().out.strip()
-
-
-@pytest.mark.parametrize(("check", "answer", "sentence"), WRONG)
-def test_a_planted_wrong_answer_is_refused(check, answer, sentence):
-    with pytest.raises(AssertionError, match=sentence):
-        check(answer)
 
 
 @pytest.mark.parametrize("longest", [50, 1500])

@@ -48,7 +48,7 @@ def without_repeats(mid, sft):
     return sum(max(rows - seen.get(name, 0), 0) for name, rows in sft)
 
 
-SOLUTIONS = [
+RIGHT = [
     (check_index_map, lambda lengths: shuffled(all_pairs(lengths))),
     (check_index_map, index_map),
     (check_rows_needed, lambda others, share, per_row: others * share / (1 - share) / per_row),
@@ -90,18 +90,6 @@ WRONG = [
     ),
     (check_new_rows, lambda mid, sft: sum(dict(sft).values()) - sum(dict(mid).values()), "my_new_rows says"),
 ]
-
-
-@pytest.mark.parametrize(("check", "answer"), SOLUTIONS)
-def test_a_right_answer_is_accepted(check, answer, capsys):
-    check(answer)
-    assert "is right" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("check", "answer", "sentence"), WRONG)
-def test_a_planted_wrong_answer_is_refused(check, answer, sentence):
-    with pytest.raises(AssertionError, match=sentence):
-        check(answer)
 
 
 def test_the_real_sft_run_begins_with_the_word_problem_3979():
