@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nanolab.layout import Plan, check_batching, plan
+from nanolab.layout import Plan, check_batching, imbalance, plan, share_out
 from nanolab.render import render_conversation
 from nanolab.tokenizer import Tokenizer
 
@@ -95,14 +95,33 @@ class Batch:
         return replace(self, inputs=change(self.inputs), targets=change(self.targets), borders=borders)
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What a whole step has, over all ranks: every rank knows it, from the plan."""
+
+    num_tokens: int  # supervised tokens: the denominator of the step's loss
+    real_tokens: int
+    slots: int
+    micro_batches: int
+    imbalance: float = 1.0  # real tokens of the rank that has most, over the mean
+
+
 @dataclass
 class Step:
-    """One optimizer step's batches, and what was left out of it and why."""
+    """One optimizer step's batches, and what was left out of it and why; with several ranks, this rank's batches."""
 
     batches: list[Batch]
-    num_conversations: int = 0
+    num_conversations: int = 0  # of the whole step
     left_out: list[str] = field(default_factory=list)
     rows: list[str] = field(default_factory=list)  # where its conversations are from, for messages; [] for streams
+    of_all_ranks: Totals | None = None  # None: there is one rank
+
+    @property
+    def totals(self) -> Totals:
+        """Counts of the whole step, over all ranks; those of `slots`, `real_tokens`, `num_tokens` are this rank's."""
+        if self.of_all_ranks is not None:
+            return self.of_all_ranks
+        return Totals(self.num_tokens, self.real_tokens, self.slots, len(self.batches))
 
     @property
     def slots(self) -> int:
@@ -116,7 +135,7 @@ class Step:
 
     @property
     def num_tokens(self) -> int:
-        """Supervised tokens: the denominator of the step's loss."""
+        """Supervised tokens."""
         return sum(batch.num_tokens for batch in self.batches)
 
     def pin_memory(self) -> "Step":
@@ -285,7 +304,9 @@ class StepDataset(Dataset):
     `max_data_tokens` skips some, or `on_bad_row="skip"` those that cannot be rendered ("error" raises what is wrong
     with the first); which were skipped or cut, and why, is in `Step.left_out`.
 
-    `batching` and what stands after it are the arguments of `layout.plan`.
+    `batching` and what stands after it are the arguments of `layout.plan`. With several ranks the conversations are
+    dealt by length, every rank gets its own batches and the counts of the whole step; one to whom none falls gets a
+    batch without targets.
 
     >>> steps = StepDataset(mixture, tokenizer, num_examples=32, batching="packed")      # doctest: +SKIP
     >>> print(steps.plan(7))      # what step 7 will look like      # doctest: +SKIP
@@ -307,6 +328,8 @@ class StepDataset(Dataset):
         device_batch_tokens: int = 2048,
         static_shapes: bool = False,
         on_bad_row: str = "error",
+        rank: int = 0,
+        world_size: int = 1,
     ):
         if len(mixture) == 0:
             raise ValueError("The mixture has no conversations: there is nothing to train on.")
@@ -319,6 +342,7 @@ class StepDataset(Dataset):
         self.max_data_tokens, self.overlong = max_data_tokens, overlong
         self.batching, self.device_batch_size = batching, device_batch_size
         self.device_batch_tokens, self.static_shapes = device_batch_tokens, static_shapes
+        self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
         """Steps in one epoch; asking for later ones goes on into the next epoch."""
@@ -326,12 +350,30 @@ class StepDataset(Dataset):
 
     def __getitem__(self, step: int) -> Step:
         rows, left_out, names = self._rows(step)
-        batches = batches_of(self._plan_of(rows), rows, self.tokenizer.special("assistant_end"))
-        return Step(batches, len(rows), left_out, names)
+        shares = [[rows[i] for i in share] for share in self._shares(rows)]
+        plans = [self._plan_of(share) for share in shares]
+        batches = batches_of(plans[self.rank], shares[self.rank], self._pad_id)
+        if self.world_size == 1:
+            return Step(batches, len(rows), left_out, names)
+        return Step(batches or self._filler(), len(rows), left_out, names, _totals(plans, rows))
 
     def plan(self, step: int) -> Plan:
         """How step `step` is laid out, without its tensors; the conversations are rendered, for their lengths."""
-        return self._plan_of(self._rows(step)[0])
+        rows = self._rows(step)[0]
+        return self._plan_of([rows[i] for i in self._shares(rows)[self.rank]])
+
+    @property
+    def _pad_id(self) -> int:
+        return self.tokenizer.special("assistant_end")
+
+    def _shares(self, rows: list[Row]) -> list[list[int]]:
+        """Which of the step's conversations each rank takes."""
+        return share_out([len(ids) - 1 for ids, _ in rows], self.world_size)
+
+    def _filler(self) -> list[Batch]:
+        """What a rank without a conversation computes, so that the others need not wait for it: nothing to learn."""
+        row = ([self._pad_id] * 2, [0, 0])
+        return [replace(batch, real_tokens=0) for batch in batches_of(self._plan_of([row]), [row], self._pad_id)]
 
     def longest(self) -> int:
         """Input slots of the longest conversation: `max_data_tokens` - 1 if there is a limit, else all are rendered."""
@@ -378,6 +420,17 @@ class StepDataset(Dataset):
         return rows, left_out, names
 
 
+def _totals(plans: list[Plan], rows: list[Row]) -> Totals:
+    """Counts of a step from every rank's plan."""
+    return Totals(
+        num_tokens=sum(sum(mask[1:]) for _, mask in rows),
+        real_tokens=sum(plan.real_tokens for plan in plans),
+        slots=sum(plan.slots for plan in plans),
+        micro_batches=sum(len(plan.micro_batches) for plan in plans),
+        imbalance=imbalance([plan.real_tokens for plan in plans]),
+    )
+
+
 def sft_data_generator(
     dataset, tokenizer: Tokenizer, batch_size: int, device: str = "cpu", max_data_tokens: int | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -420,6 +473,8 @@ class StreamDataset(Dataset):
     len and []; `encode(document)` gives its ids. Documents are encoded when they are first needed and the stream starts
     over when they end. Tokens already passed are dropped; going back encodes from the start again.
 
+    Of several ranks each takes every `world_size`-th micro-batch of the same stream.
+
     `on_bad_row`: what to do with documents whose `encode` raises ValueError: "error", or "skip", and then the step that
     met them says so in `left_out`.
     """
@@ -432,9 +487,18 @@ class StreamDataset(Dataset):
         device_batch_size: int,
         total_batch_size: int,
         on_bad_row: str = "error",
+        rank: int = 0,
+        world_size: int = 1,
     ):
         check_on_bad_row(on_bad_row)
         self.on_bad_row = on_bad_row
+        self.rank, self.world_size = rank, world_size
+        if world_size > 1 and total_batch_size % (device_batch_size * max_seq_len * world_size):
+            raise ValueError(
+                f"total_batch_size {total_batch_size:,} cannot be shared by {world_size} ranks in micro-batches of "
+                f"device_batch_size * max_seq_len = {device_batch_size} * {max_seq_len} tokens: it must be a multiple "
+                f"of {device_batch_size * max_seq_len * world_size:,}."
+            )
         if len(documents) == 0:
             raise ValueError("There are no documents: there is nothing to train on.")
         self.documents, self.encode = documents, encode
@@ -491,4 +555,8 @@ class StreamDataset(Dataset):
         size = self.device_batch_size
         pairs = zip(inputs.split(size), targets.split(size), strict=True)
         bad = [problem for place, problem in self._bad if start <= place < start + self.total_batch_size]
-        return Step([Batch(x, y, real_tokens=x.numel()) for x, y in pairs], left_out=bad)
+        batches = [Batch(x, y, real_tokens=x.numel()) for x, y in pairs]
+        if self.world_size == 1:
+            return Step(batches, left_out=bad)
+        totals = Totals(flat.numel() - 1, flat.numel() - 1, flat.numel() - 1, len(batches))
+        return Step(batches[self.rank :: self.world_size], left_out=bad, of_all_ranks=totals)

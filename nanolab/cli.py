@@ -4,6 +4,7 @@ options named like the settings.
 What does the work is imported after the options are read: torch and datasets take seconds, and `--help` should not.
 """
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ from nanolab.settings import (
 if TYPE_CHECKING:
     from nanolab.evaluate import Progress
     from nanolab.jobs import Job
+    from nanolab.ranks import Ranks
 
 Command = (
     Annotated[TokenizerConfig, tyro.conf.subcommand("tokenizer", description="Train the tokenizer.")]
@@ -61,6 +63,7 @@ def main(args: list[str] | None = None) -> int:
 
 def run_job(config: Config) -> int:
     """Do what the settings ask for; the exit status."""
+    from nanolab.ranks import LostContact, joined, record_error, started_by_torchrun
     from nanolab.sandbox import SandboxUnavailable
     from nanolab.tasks import DataUnavailable
 
@@ -70,36 +73,42 @@ def run_job(config: Config) -> int:
 
             check_settings(config)
             return chat.run(config)
-        print(describe_settings(config), end="\n\n")
-        _work(config)
-    except (ValueError, OSError, DataUnavailable, FloatingPointError, SandboxUnavailable) as error:
-        print(f"nanolab: {error}", file=sys.stderr)
+        with joined(getattr(config, "device_type", "")) as ranks:
+            if ranks.leads:
+                print(describe_settings(config), end="\n\n")
+            _work(config, ranks)
+    except (ValueError, OSError, DataUnavailable, FloatingPointError, SandboxUnavailable, LostContact) as error:
+        who = f"nanolab (rank {os.environ['RANK']})" if started_by_torchrun() else "nanolab"
+        record_error(error)
+        print(f"{who}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _work(config: Config):
+def _work(config: Config, ranks: "Ranks"):
+    if not ranks.leads and not isinstance(config, BaseConfig | MidConfig | SFTConfig | EvalConfig):
+        return  # nothing that ranks could share
     if isinstance(config, ImportConfig | ExportConfig):
         from nanolab.convert import commands
 
         (commands.import_checkpoint if isinstance(config, ImportConfig) else commands.export_checkpoint)(config)
     elif isinstance(config, EvalConfig):
-        grade_with_progress(config)
+        grade_with_progress(config, ranks)
     else:
         from nanolab import jobs
 
         if isinstance(config, TokenizerConfig):
             jobs.train_tokenizer(config)
         else:
-            train_with_progress(jobs.start(config))
+            train_with_progress(jobs.start(config, ranks=ranks))
 
 
-def grade_with_progress(config: EvalConfig):
+def grade_with_progress(config: EvalConfig, ranks: "Ranks"):
     """Grade a checkpoint, a line a task; when somebody watches, a bar with the running accuracy stands below."""
     from nanolab.evaluate import chat_core
     from nanolab.grades import run_eval
 
-    with tqdm(unit="reply", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(unit="reply", disable=not (sys.stderr.isatty() and ranks.leads)) as bar:
 
         def show(progress: "Progress"):
             if progress.done == 1:  # another task: its own time left
@@ -107,8 +116,8 @@ def grade_with_progress(config: EvalConfig):
             bar.n = progress.done
             bar.set_description(f"{progress.task} {progress.num_correct / progress.done:.1%}")
 
-        graded = run_eval(config, say=tqdm.write, progress=show)
-    if len(graded) > 1:
+        graded = run_eval(config, say=tqdm.write, progress=show, ranks=ranks)
+    if len(graded) > 1 and ranks.leads:
         print(f"ChatCORE of these {len(graded)} tasks: {chat_core(graded.values()):.3f} (0 is guessing, 1 all right)")
 
 
@@ -116,7 +125,9 @@ def train_with_progress(job: "Job"):
     """Train a job, a line a step; when somebody watches, a bar with the time left stands below the lines."""
     from nanolab import jobs
 
-    with tqdm(total=job.num_iterations, unit="step", disable=not sys.stderr.isatty()) as bar:
+    watched = sys.stderr.isatty() and job.ranks.leads
+    with tqdm(total=job.num_iterations, unit="step", disable=not watched) as bar:
         for report in jobs.run(job, say=tqdm.write):
-            tqdm.write(report.line(job.num_iterations))
+            if job.ranks.leads:
+                tqdm.write(report.line(job.num_iterations))
             bar.update()

@@ -49,9 +49,9 @@ class CompiledGPT:
     tensor(16831.2, grad_fn=...)
     """
 
-    def __init__(self, model: GPT):
+    def __init__(self, model: GPT, replica: torch.nn.Module | None = None):
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
-        self.model = model
+        self.model, self.replica = model, replica or model  # with several ranks, the model that adds up gradients
         self.warm_shapes: list[tuple[int, int]] = []
         self.warm_seconds = 0.0
         self._run_block = torch.compile(run_block, dynamic=False, fullgraph=True)
@@ -66,7 +66,7 @@ class CompiledGPT:
         borders: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As `GPT.forward`."""
-        return self.model(inputs, targets, loss_reduction, borders, self._run_block, self._reduce_tile)
+        return self.replica(inputs, targets, loss_reduction, borders, self._run_block, self._reduce_tile)
 
     @property
     def recompilations(self) -> int:
@@ -89,8 +89,9 @@ class CompiledGPT:
 
     def _compile_for(self, batch: Batch, dtype: str):
         batch = batch.to(self.model.device)
-        with autocast(self.model.device, dtype):
-            loss = self(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders)
+        how = (self._run_block, self._reduce_tile)
+        with autocast(self.model.device, dtype):  # the model itself: ranks need not wait for each other here
+            loss = self.model(batch.inputs, batch.targets, "sum", batch.borders, *how)
         loss.backward()
 
 

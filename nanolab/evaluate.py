@@ -10,7 +10,7 @@ by the task. Every problem is kept, with the reply and the verdict, as a table t
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -101,6 +101,7 @@ def evaluate(
     top_k: int | None = None,
     seed: int = 42,
     progress: Callable[[Progress], None] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Evaluation:
     """Grade a model on the first `max_problems` (None or -1: all) rows of a task; the model is left in eval mode.
 
@@ -108,7 +109,8 @@ def evaluate(
         task: anything with `len`, `[]`, `name`, `eval_type` and `evaluate(conversation, reply)`. batch_size: prompts at
             once; changes the time and not the grade. num_samples, temperature, top_k, seed: of generative tasks, for
             pass@k; problem and sample number decide what is drawn, whatever shares the batch. progress: called with a
-            Progress whenever replies have been graded.
+            Progress whenever replies have been graded. share: (k, n) grades every n-th problem from the k-th on, for n
+        ranks that do the task together, see `merged`.
 
     Raises ValueError for a task that cannot be graded, and for several samples of one and the same greedy reply.
 
@@ -125,16 +127,33 @@ def evaluate(
     if num_samples > 1 and (temperature == 0 or task.eval_type == "categorical"):
         raise ValueError(f"{num_samples} samples of {task.name} would all be the same: set a temperature, or 1 sample.")
     limit = len(task) if max_problems in (None, -1) else min(max_problems, len(task))
-    conversations = [task[i] for i in range(limit)]
+    problems = range(limit)[share[0] :: share[1]]
+    conversations = {i: task[i] for i in problems}
     if task.eval_type == "categorical":
-        chance = sum(1 / len(c["letters"]) for c in conversations) / max(limit, 1)
+        chance = sum(1 / len(c["letters"]) for c in conversations.values()) / max(len(problems), 1)
         replies = picked_letters(model, tokenizer, conversations, batch_size, dtype)
     else:
         chance = 0.0
         options = {"num_samples": num_samples, "temperature": temperature, "top_k": top_k, "seed": seed}
         replies = written_replies(model, tokenizer, conversations, batch_size, max_tokens, dtype, **options)
-    table = _graded(task, conversations, replies, limit * num_samples, progress)
-    return Evaluation(task.name, int(table["correct"].sum()), limit, chance, table)
+    table = _graded(task, conversations, replies, len(problems) * num_samples, progress)
+    return Evaluation(task.name, int(table["correct"].sum()), len(problems), chance, table)
+
+
+def merged(shares: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation that several ranks have done together, each its share of the problems.
+
+    >>> halves = [evaluate(model, tokenizer, task, share=(k, 2)) for k in (0, 1)]       # doctest: +SKIP
+    >>> merged(halves).accuracy == evaluate(model, tokenizer, task).accuracy            # doctest: +SKIP
+    True
+    """
+    if len(shares) == 1:
+        return shares[0]
+    num_problems = sum(share.num_problems for share in shares)
+    chance = sum(share.chance * share.num_problems for share in shares) / max(num_problems, 1)
+    table = pd.concat([share.table for share in shares if len(share.table)] or [shares[0].table])
+    table = table.sort_values(["problem", "sample"], ignore_index=True)
+    return Evaluation(shares[0].task, sum(share.num_correct for share in shares), num_problems, chance, table)
 
 
 def _graded(task, conversations, replies: Iterator[dict], total: int, progress) -> pd.DataFrame:
@@ -165,18 +184,19 @@ def _verdict(task, conversation: dict, reply: str) -> tuple[bool, dict[str, str]
 
 
 def picked_letters(
-    model: GPT, tokenizer: Tokenizer, conversations: Sequence[dict], batch_size: int, dtype: str = "float32"
+    model: GPT, tokenizer: Tokenizer, conversations: Mapping[int, dict], batch_size: int, dtype: str = "float32"
 ) -> Iterator[dict]:
-    """For each multiple-choice conversation, its own letter with the highest logit behind the prompt.
+    """For each multiple-choice conversation (by problem number) its letter with the highest logit behind the prompt.
 
     Yields {"problem", "sample": 0, "reply": the letter, "probability": of it among the row's letters}. Prompts are
     batched by length, so little is padded.
     """
     model.eval()
-    prompts = [render_for_completion(conversation, tokenizer) for conversation in conversations]
+    prompts = [render_for_completion(conversation, tokenizer) for conversation in conversations.values()]
+    numbers = list(conversations)
     for group in batches_by_length(prompts, batch_size, CHOICE_SLOTS):
-        logits = _logits_behind([prompts[i] for i in group], model, tokenizer, dtype)  # (B, V)
-        for row, i in zip(logits, group, strict=True):
+        logits = _logits_behind([prompts[k] for k in group], model, tokenizer, dtype)  # (B, V)
+        for row, i in zip(logits, (numbers[k] for k in group), strict=True):
             letters = conversations[i]["letters"]
             letter_ids = [_single_id(letter, tokenizer, conversations[i]) for letter in letters]
             probabilities = row[letter_ids].softmax(-1)
@@ -196,7 +216,7 @@ def _logits_behind(prompts: Sequence[Sequence[int]], model: GPT, tokenizer: Toke
 def written_replies(
     model: GPT,
     tokenizer: Tokenizer,
-    conversations: Sequence[dict],
+    conversations: Mapping[int, dict],
     batch_size: int,
     max_tokens: int,
     dtype: str = "float32",
@@ -206,14 +226,14 @@ def written_replies(
     top_k: int | None = None,
     seed: int = 42,
 ) -> Iterator[dict]:
-    """The model's replies to each conversation, as each is finished.
+    """The model's replies to each conversation, by its problem's number, as each is finished.
 
     Yields {"problem", "sample", "reply": text with special tokens, "tokens": its length}; a reply of `max_tokens` was
     cut. Longest prompts first: prompts of similar length are read together, and memory is at its peak at once.
     """
     engine = Engine(model, tokenizer, dtype)
-    prompts = [render_for_completion(conversation, tokenizer) for conversation in conversations]
-    asked = [(i, s) for i in range(len(prompts)) for s in range(num_samples)]
+    prompts = {i: render_for_completion(conversation, tokenizer) for i, conversation in conversations.items()}
+    asked = [(i, s) for i in prompts for s in range(num_samples)]
     asked.sort(key=lambda pair: -len(prompts[pair[0]]))
     seeds = [f"{seed} {i} {s}" for i, s in asked]
     options = {"top_k": top_k, "seed": seeds, "batch_size": batch_size}
@@ -256,17 +276,9 @@ def _pass_at(k: int, n: int, c: int) -> float:
     return 1 - math.comb(int(n - c), k) / math.comb(int(n), k)
 
 
-@torch.inference_mode()
 def mean_loss(model: GPT, batches: Iterable[Batch], dtype: str = "float32") -> float | None:
     """Loss in nats a supervised token over all batches together; None if nothing in them is supervised."""
-    model.eval()
-    loss_sum, num_tokens = 0.0, 0
-    for batch in batches:
-        batch = batch.to(model.device)
-        with autocast(model.device, dtype):
-            loss_sum += model(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders).item()
-        num_tokens += batch.num_tokens
-    return loss_sum / num_tokens if num_tokens else None
+    return ratio([loss_sum(model, batches, dtype)])
 
 
 def bits_per_byte(
@@ -277,16 +289,43 @@ def bits_per_byte(
     `num_bytes` (V,) is the bytes behind each id. Special tokens have none and are left out of the loss too. Source:
     karpathy/nanochat, nanochat/loss_eval.py.
     """
+    return ratio([text_sum(model, batches, num_bytes, dtype)])
+
+
+def ratio(sums: Iterable[tuple[float, int]]) -> float | None:
+    """One mean of several parts' (sum, number), as ranks have them; None if there is nothing to divide by.
+
+    >>> ratio([(3.0, 2), (5.0, 2)])
+    2.0
+    """
+    total, number = (sum(each) for each in zip(*sums, strict=True))
+    return total / number if number else None
+
+
+@torch.inference_mode()
+def loss_sum(model: GPT, batches: Iterable[Batch], dtype: str = "float32") -> tuple[float, int]:
+    """(nats, supervised tokens) of the batches together: what `mean_loss` divides."""
+    model.eval()
+    nats, num_tokens = 0.0, 0
+    for batch in batches:
+        batch = batch.to(model.device)
+        with autocast(model.device, dtype):
+            nats += model(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders).item()
+        num_tokens += batch.num_tokens
+    return nats, num_tokens
+
+
+def text_sum(
+    model: GPT, batches: Iterable[Batch], num_bytes: torch.Tensor, dtype: str = "float32"
+) -> tuple[float, int]:
+    """(bits, bytes) of the text in the batches: what `bits_per_byte` divides, its arguments."""
     text_only, total_bytes = [], 0
     for batch in batches:
         of_target = num_bytes[batch.targets.clamp(min=0)] * (batch.targets != IGNORE_INDEX)  # (B, T)
         total_bytes += int(of_target.sum())
         targets = batch.targets.masked_fill(of_target == 0, IGNORE_INDEX)
         text_only.append(Batch(batch.inputs, targets, batch.real_tokens, batch.borders))
-    nats_per_token = mean_loss(model, text_only, dtype)
-    if nats_per_token is None:
-        return None
-    return nats_per_token * sum(batch.num_tokens for batch in text_only) / math.log(2) / total_bytes
+    return loss_sum(model, text_only, dtype)[0] / math.log(2), total_bytes
 
 
 def batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int, slots: int | None = None) -> list[list[int]]:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from nanolab.checkpoint import META, find_checkpoint, load_checkpoint
-from nanolab.evaluate import Evaluation, Progress, evaluate
+from nanolab.evaluate import Evaluation, Progress, evaluate, merged
 from nanolab.paths import cache_dir, shown
+from nanolab.ranks import ALONE, Ranks
 from nanolab.runtime import pick_device, pick_dtype
 from nanolab.sandbox import SandboxUnavailable, check_sandbox
 from nanolab.settings import EvalConfig, check_settings
@@ -73,18 +74,23 @@ def grade(
 
 
 def run_eval(
-    config: EvalConfig, say: Callable[[str], None] = print, progress: Callable[[Progress], None] | None = None
+    config: EvalConfig,
+    say: Callable[[str], None] = print,
+    progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Evaluation]:
     """What `nanolab eval` does: grade a checkpoint on the tasks that the settings name, and keep the grades.
 
     Raises ValueError for an unknown task, SandboxUnavailable before any work if HumanEval is named and cannot be run
-    here; when no task is named it is left out instead, and that is said.
+    here; when no task is named it is left out instead, and that is said. Several `ranks` share the problems; each gets
+    all grades, `progress` sees its own share, and rank 0 keeps and says them.
 
     >>> run_eval(EvalConfig(model_tag="d4", task_name="ARC-Easy|GSM8K", max_problems=50))      # doctest: +SKIP
     """
     check_settings(config)
-    device = pick_device(config.device_type)
-    dtype, reason = pick_dtype(config.dtype, device)
+    say = say if ranks.leads else lambda line: None
+    device = pick_device(config.device_type, ranks.local_rank)
+    dtype, reason = ranks.same(pick_dtype(config.dtype, device))
     names = task_names(config.task_name) if config.task_name else without_missing_sandbox(GRADED_TASKS, say)
     if "HumanEval" in names:
         check_sandbox()
@@ -93,7 +99,7 @@ def run_eval(
     say(f"Grading {shown(path)} on {config.data} rows; device {device.type}, products in {dtype} ({reason})")
     graded = {}
     for name, task in zip(names, tasks, strict=True):
-        graded[name] = evaluate(
+        part = evaluate(
             model,
             tokenizer,
             task,
@@ -106,9 +112,11 @@ def run_eval(
             top_k=config.top_k,
             seed=config.seed,
             progress=progress,
+            share=(ranks.rank, ranks.world_size),
         )
+        graded[name] = merged(ranks.gather(part))
         say(result_line(graded[name], config.num_samples))
-        if config.save:
+        if config.save and ranks.leads:
             keep(config.source, meta["model_tag"], graded[name], config, path)
     return graded
 

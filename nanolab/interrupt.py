@@ -22,6 +22,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, message: str, signal_number: int = signal.SIGINT):
         super().__init__(message)
+        self.signal_number = signal_number
         self.exit_status = 128 + signal_number
 
 

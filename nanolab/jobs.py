@@ -13,12 +13,15 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO, TypeVar
 
+import psutil
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from nanolab.batch import Step, StepDataset, StreamDataset
@@ -34,7 +37,7 @@ from nanolab.checkpoint import (
     save_checkpoint,
 )
 from nanolab.compiled import CompiledGPT, compiler_problem
-from nanolab.evaluate import bits_per_byte, evaluate, mean_loss
+from nanolab.evaluate import Evaluation, evaluate, loss_sum, merged, ratio, text_sum
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.interrupt import Interrupted, Interrupts
 from nanolab.layout import possible_shapes
@@ -50,8 +53,9 @@ from nanolab.memory import (
     in_mib,
     memory_warning,
 )
-from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum
+from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum, states
 from nanolab.paths import cache_dir, shown
+from nanolab.ranks import ALONE, Ranks, restarts
 from nanolab.render import render_conversation
 from nanolab.runtime import (
     DTYPES,
@@ -80,10 +84,13 @@ STAGE_OF = {BaseConfig: "base", MidConfig: "mid", SFTConfig: "sft"}
 # Settings that may differ from those of the run that is resumed: they change no weight.
 FREE_WHEN_RESUMING = {"run", "resume", "save", "save_every", "keep_last", "num_workers", "eval_every", "eval_tokens"}
 FREE_WHEN_RESUMING |= {"eval_steps", "eval_metrics_every", "eval_metrics_max_problems", "model_tag", "step"}
+FREE_WHEN_RESUMING |= {"share_muon"}
 
 FIRST_FEW = 5  # of the conversations left out, to be shown
 
 Say = Callable[[str], None]  # where lines of text for people go: print, or something silent
+Guard = Callable[[], AbstractContextManager]  # makes what stands around work that a signal may break off
+Value = TypeVar("Value")
 
 
 @dataclass
@@ -99,9 +106,11 @@ class Job:
     steps: Dataset
     num_iterations: int
     schedule: Schedule
-    evaluate: Callable[[int], dict[str, float]]  # step -> metrics, {} when none is due
+    evaluate: Callable[..., dict[str, float]]  # step, guard -> metrics, {} when none is due
     dtype: str
     memory: PeakMemory  # counts what steps hold, above what was held before the model was made
+    ranks: Ranks = ALONE
+    replica: DistributedDataParallel | None = None  # with several ranks, the model that adds up their gradients
     compiled: CompiledGPT | None = None  # what calls the model in training, if torch.compile is on
     shapes: tuple[tuple[int, int], ...] = ()  # (B, T) of the batches, to be compiled before the first step
     grad_clip: float = 0.0
@@ -123,14 +132,20 @@ class Job:
         return cache_dir() / "runs" / (self.config.run or f"{self.stage}_{self.model_tag}")
 
 
-def start(config: BaseConfig | MidConfig | SFTConfig, say: Say = print) -> Job:
-    """Make the job that the settings describe. Raises before any work what can be known before it."""
+def start(config: BaseConfig | MidConfig | SFTConfig, say: Say = print, ranks: Ranks = ALONE) -> Job:
+    """Make the job that the settings describe. Raises before any work what can be known before it.
+
+    `ranks`: of `ranks.joined()`, if torchrun has started several processes; then each of them makes the same job, takes
+    its share of every step, and only rank 0 says anything.
+    """
+    say = say if ranks.leads else _say_nothing
     starters = {BaseConfig: _start_base, MidConfig: _start_mid, SFTConfig: _start_sft}
     if type(config) not in starters:
         raise TypeError(f"Expected BaseConfig, MidConfig or SFTConfig, got {type(config).__name__}.")
     check_settings(config)
-    origin = checkpoint_to_resume(config, say)
-    job = starters[type(config)](config, say, origin)
+    origin = ranks.same(checkpoint_to_resume(_after_restart(config, say), say) if ranks.leads else None)
+    job = starters[type(config)](config, _here(config, say, ranks, origin))
+    job.ranks = ranks
     if origin is not None:
         _restore(job, origin, say)
     if job.num_iterations < 1:
@@ -139,6 +154,34 @@ def start(config: BaseConfig | MidConfig | SFTConfig, say: Say = print) -> Job:
         say(f"Step 0 is {job.steps.plan(0)}")
     _estimate(job, say)
     return job
+
+
+class Here(NamedTuple):
+    """Where a job is made: what the makers of the three kinds of jobs have in common."""
+
+    device: torch.device
+    dtype: str
+    ranks: Ranks
+    origin: Path | None  # the checkpoint to go on from
+    say: Say
+
+
+def _here(config, say: Say, ranks: Ranks, origin: Path | None) -> Here:
+    """The device and the precision; that of a run that is resumed stays what it was, though it was measured."""
+    device = pick_device(config.device_type, ranks.local_rank)
+    dtype, reason = ranks.same(pick_dtype(config.dtype, device))
+    before = None if origin is None else read_meta(origin).get("dtype")
+    if config.dtype == "auto" and before in DTYPES:
+        dtype, reason = before, "as in the run that is resumed"
+    if ranks.world_size > 1:
+        say(f"{ranks.world_size} processes train together; this is rank {ranks.rank}'s account")
+    say(f"Device: {describe_machine(device)}; matrix products in {dtype} ({reason})")
+    say(f"The same bits again in another run: {set_deterministic(device, config.deterministic)}")
+    return Here(device, dtype, ranks, origin, say)
+
+
+def _say_nothing(_text: str):
+    """What ranks other than the first say."""
 
 
 def _estimate(job: Job, say: Say):
@@ -188,7 +231,7 @@ def run(job: Job, say: Say = print) -> Iterator[Report]:
 
 
 def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
-    job.run_dir.mkdir(parents=True, exist_ok=True)
+    say = say if job.ranks.leads else _say_nothing
     if job.compiled is not None:
         job.compiled.warm_up(job.shapes, getattr(job.config, "batching", "padded"), job.dtype, say)
     if job.broken:
@@ -208,6 +251,8 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
         forward=job.compiled,
         first_step=begin,
         should_stop=lambda: interrupts.asked is not None,
+        ranks=job.ranks,
+        replica=job.replica,
     )
     with _metrics_file(job) as metrics_file:
         for step in range(begin, job.num_iterations):
@@ -215,13 +260,13 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
             if job.config.save_every > 0 and step > begin and step % job.config.save_every == 0:
                 _save(job, step, say)
             try:
-                with interrupts.at_once():
-                    metrics = _evaluate_and_say(job, step, say)
-            except Interrupted:
-                _leave(job, interrupts.asked, say)
+                metrics = _evaluate_and_say(job, step, say, interrupts.at_once)
+            except Interrupted as stopped:
+                _leave(job, stopped.signal_number, say)
             report = _next_report(job, training, say)
             if report is None:
-                _leave(job, interrupts.asked, say)
+                asked = job.ranks.gather(interrupts.asked)  # it may be another rank that was told to stop
+                _leave(job, next(number for number in asked if number is not None), say)
             report.metrics = metrics
             job.left_out += report.left_out
             job.empty_steps += report.loss is None
@@ -239,7 +284,9 @@ def _next_report(job: Job, training: Iterator[Report], say: Say) -> Report | Non
     except BaseException as error:
         job.broken = getattr(error, "half_moved", False)
         unsaved = job.config.save and job.first_step > job.saved_step
-        if unsaved and not job.broken and not isinstance(error, Interrupted):
+        # Ranks save together; an error that only one of them has ends all, and the last checkpoint is what there is.
+        common = job.ranks.world_size == 1 or isinstance(error, FloatingPointError | ValueError)
+        if unsaved and common and not job.broken and not isinstance(error, Interrupted):
             _save(job, job.first_step, say)
         raise
     job.peak_bytes = max(job.peak_bytes, job.memory.peak_bytes())
@@ -251,13 +298,13 @@ def _finish(job: Job, metrics_file: TextIO, interrupts: Interrupts, say: Say):
     if job.config.save:
         _save(job, job.num_iterations, say)
     try:
-        with interrupts.at_once():
-            final = _evaluate_and_say(job, job.num_iterations, say)
+        final = _evaluate_and_say(job, job.num_iterations, say, interrupts.at_once)
     except Interrupted as stopped:
         kept = "they are saved" if job.config.save else "nothing was saved (save is off)"
-        raise Interrupted(f"Stopped in the last evaluation; all steps are done, {kept}.", interrupts.asked) from stopped
+        what = f"Stopped in the last evaluation; all steps are done, {kept}."
+        raise Interrupted(what, stopped.signal_number) from stopped
     metrics_file.write(json.dumps({"step": job.num_iterations, **final}) + "\n")
-    if job.config.save:
+    if job.config.save and job.ranks.leads:
         amend_meta(job.saved, {"metrics": job.metrics})
     _say_left_out(job, say)
     if job.estimate is not None:
@@ -278,13 +325,14 @@ def _plain(config: BaseConfig | MidConfig | SFTConfig) -> dict:
 
 
 def _save(job: Job, step: int, say: Say):
-    """Save the weights after `step` steps, and what resuming needs besides."""
+    """Save the weights after `step` steps, and what resuming needs besides: rank 0 does, the others wait for it."""
     meta = {"settings": _plain(job.config), "num_iterations": job.num_iterations, "dtype": job.dtype}
     meta |= {"metrics": job.metrics, "provenance": job.provenance}
-    state = {"optimizers": [optimizer.state_dict() for optimizer in job.optimizers], "random": torch.get_rng_state()}
-    job.saved = save_checkpoint(job.stage, job.model_tag, step, job.model, job.tokenizer, meta, state)
-    job.saved_step = step
-    remove_older(job.stage, job.model_tag, job.config.keep_last)
+    state = {"optimizers": states(job.optimizers), "random": torch.get_rng_state()}
+    if job.ranks.leads:
+        job.saved = save_checkpoint(job.stage, job.model_tag, step, job.model, job.tokenizer, meta, state)
+        remove_older(job.stage, job.model_tag, job.config.keep_last)
+    job.saved, job.saved_step = job.ranks.same(job.saved), step
     say(f"Saved the {job.stage} checkpoint {shown(job.saved)}")
 
 
@@ -308,6 +356,28 @@ def _leave(job: Job, signal_number: int, say: Say):
     elif job.config.save:
         kept = "No step was done since the start."
     raise Interrupted(f"Stopped after {job.first_step:,} of {job.num_iterations:,} steps. {kept}", signal_number)
+
+
+def _after_restart(config: BaseConfig | MidConfig | SFTConfig, say: Say):
+    """The settings, but when torchrun has started the processes again: to go on from what they had saved, if anything.
+
+    A checkpoint older than torchrun itself is another run's.
+    """
+    if not restarts() or not config.save:
+        return config
+    began = psutil.Process(os.getppid()).create_time()
+    try:
+        tag = config.model_tag or (f"d{config.depth}" if isinstance(config, BaseConfig) else "")
+        if not tag:
+            tag = find_checkpoint(config.source).parent.name
+        path = find_checkpoint(STAGE_OF[type(config)], tag)
+    except FileNotFoundError:
+        path = None
+    if path is None or (path / META).stat().st_mtime < began:
+        say("Started again by torchrun; nothing was saved before, so from the beginning.")
+        return config
+    say(f"Started again by torchrun: going on from {shown(path)}")
+    return replace(config, resume=str(path))
 
 
 def checkpoint_to_resume(config: BaseConfig | MidConfig | SFTConfig, say: Say) -> Path | None:
@@ -366,7 +436,10 @@ def _restore(job: Job, path: Path, say: Say):
 
 
 def _metrics_file(job: Job) -> TextIO:
-    """`metrics.jsonl`, opened to go on behind the steps that the job does not repeat."""
+    """`metrics.jsonl`, opened to go on behind the steps that the job does not repeat; only rank 0 has one."""
+    if not job.ranks.leads:
+        return open(os.devnull, "a", encoding="utf-8")
+    job.run_dir.mkdir(parents=True, exist_ok=True)
     path = job.run_dir / "metrics.jsonl"
     kept = []
     if job.first_step and path.exists():
@@ -465,54 +538,55 @@ def _tokenizer_texts(config: TokenizerConfig) -> Iterator[str]:
     yield from (f" {word}" for word in words[: config.max_words])
 
 
-def _start_base(config: BaseConfig, say: Say, origin: Path | None = None) -> Job:
-    device, dtype = _device_and_dtype(config, say, origin)
+def _start_base(config: BaseConfig, here: Here) -> Job:
     train_text, validation_text = (load_text(split, data=config.data) for split in ("train", "validation"))
-    memory = PeakMemory(device)  # rows are loaded, the model is not
+    memory = PeakMemory(here.device)  # rows are loaded, the model is not
     seed_everything(config.seed)
-    if origin is None:
+    if here.origin is None:
         tokenizer = Tokenizer.load(tokenizer_dir())
-        model = GPT(GPTConfig.from_depth(config.depth, tokenizer.vocab_size, config.max_seq_len)).to(device)
+        model = GPT(GPTConfig.from_depth(config.depth, tokenizer.vocab_size, config.max_seq_len)).to(here.device)
     else:
-        model, tokenizer, _, _ = load_folder(origin, device)
-    make_stream = _stream_maker(config, partial(_text_ids, tokenizer))
+        model, tokenizer, _, _ = load_folder(here.origin, here.device)
+    replica = here.ranks.replica(model)
+    make_stream = _stream_maker(config, partial(_text_ids, tokenizer), here.ranks)
     num_iterations = config.num_iterations
     if num_iterations == -1:
         num_iterations = config.target_param_data_ratio * model.num_parameters()["total"] // config.total_batch_size
-    _say_steps(say, f"Base text: {len(train_text):,} documents", config, num_iterations)
-    say(f"Weights: {_counts(model.num_parameters())}")
+    _say_steps(here.say, f"Base text: {len(train_text):,} documents", config, num_iterations)
+    here.say(f"Weights: {_counts(model.num_parameters())}")
     return Job(
         config=config,
         stage="base",
         model_tag=config.model_tag or f"d{config.depth}",
         model=model,
         tokenizer=tokenizer,
-        optimizers=_optimizers(model, config, dtype),
+        optimizers=_optimizers(model, config, here),
         memory=memory,
         steps=make_stream(train_text),
         num_iterations=num_iterations,
         schedule=lambda step: (constant_then_linear(step, num_iterations), muon_momentum(step)),
-        evaluate=_stream_evaluation(model, tokenizer, make_stream(validation_text), config, num_iterations, dtype),
-        dtype=dtype,
-        compiled=_compiled(config, model, say),
+        evaluate=_stream_evaluation(model, tokenizer, make_stream(validation_text), config, num_iterations, here),
+        dtype=here.dtype,
+        replica=replica,
+        compiled=_compiled(config, model, replica, here),
         shapes=((config.device_batch_size, config.max_seq_len),),
         grad_clip=config.grad_clip,
         provenance=_provenance(config, {"text": len(train_text)}, parent=None),
     )
 
 
-def _start_mid(config: MidConfig, say: Say, origin: Path | None = None) -> Job:
-    device, dtype = _device_and_dtype(config, say, origin)
+def _start_mid(config: MidConfig, here: Here) -> Job:
     mixture, validation = mid_mixture(data=config.data), mid_validation(data=config.data)
-    memory = PeakMemory(device)
-    model, tokenizer, meta = _load_parent(config, device, say, origin)
-    make_stream = _stream_maker(config, partial(_conversation_ids, tokenizer))
+    memory = PeakMemory(here.device)
+    model, tokenizer, meta = _load_parent(config, here)
+    replica = here.ranks.replica(model)
+    make_stream = _stream_maker(config, partial(_conversation_ids, tokenizer), here.ranks)
     steps = make_stream(mixture)
     num_iterations = config.num_iterations
     if num_iterations == -1:
-        say(f"Counting the tokens of {len(mixture):,} conversations, to know how many steps an epoch has ...")
+        here.say(f"Counting the tokens of {len(mixture):,} conversations, to know how many steps an epoch has ...")
         num_iterations = max(1, steps.count_tokens() // config.total_batch_size)
-    _say_steps(say, f"Mid mixture: {len(mixture):,} conversations", config, num_iterations)
+    _say_steps(here.say, f"Mid mixture: {len(mixture):,} conversations", config, num_iterations)
 
     def schedule(step: int) -> tuple[float, float | None]:
         return constant_then_linear(step, num_iterations), muon_momentum(step) if config.muon_momentum_ramp else None
@@ -523,32 +597,33 @@ def _start_mid(config: MidConfig, say: Say, origin: Path | None = None) -> Job:
         model_tag=meta["model_tag"],
         model=model,
         tokenizer=tokenizer,
-        optimizers=_optimizers(model, config, dtype),
+        optimizers=_optimizers(model, config, here),
         memory=memory,
         steps=steps,
         num_iterations=num_iterations,
         schedule=schedule,
-        evaluate=_stream_evaluation(model, tokenizer, make_stream(validation), config, num_iterations, dtype),
-        dtype=dtype,
-        compiled=_compiled(config, model, say),
+        evaluate=_stream_evaluation(model, tokenizer, make_stream(validation), config, num_iterations, here),
+        dtype=here.dtype,
+        replica=replica,
+        compiled=_compiled(config, model, replica, here),
         shapes=((config.device_batch_size, config.max_seq_len),),
         provenance=_provenance(config, _row_counts(mixture), parent=meta),
     )
 
 
-def _start_sft(config: SFTConfig, say: Say, origin: Path | None = None) -> Job:
-    device, dtype = _device_and_dtype(config, say, origin)
+def _start_sft(config: SFTConfig, here: Here) -> Job:
     mixture = sft_mixture(data=config.data)
-    memory = PeakMemory(device)
-    model, tokenizer, meta = _load_parent(config, device, say, origin)
-    compiled = _compiled(config, model, say)
+    memory = PeakMemory(here.device)
+    model, tokenizer, meta = _load_parent(config, here)
+    replica = here.ranks.replica(model)
+    compiled = _compiled(config, model, replica, here)
     steps = _step_dataset(
-        mixture, tokenizer, config.target_examples_per_step, config, static_shapes=compiled is not None
+        mixture, tokenizer, config.target_examples_per_step, config, here.ranks, static_shapes=compiled is not None
     )
     num_iterations = config.num_iterations
     if num_iterations == -1:
         num_iterations = len(steps) * config.num_epochs
-    say(
+    here.say(
         f"SFT mixture: {len(mixture):,} conversations of {config.data}; {num_iterations:,} steps of "
         f"{config.target_examples_per_step} conversations"
     )
@@ -558,55 +633,43 @@ def _start_sft(config: SFTConfig, say: Say, origin: Path | None = None) -> Job:
         model_tag=meta["model_tag"],
         model=model,
         tokenizer=tokenizer,
-        optimizers=_optimizers(model, config, dtype),
+        optimizers=_optimizers(model, config, here),
         memory=memory,
         steps=steps,
         num_iterations=num_iterations,
         schedule=lambda step: (linear_to_zero(step, num_iterations), None),
-        evaluate=_sft_evaluation(model, tokenizer, config, num_iterations, dtype),
-        dtype=dtype,
+        evaluate=_sft_evaluation(model, tokenizer, config, num_iterations, here),
+        dtype=here.dtype,
+        replica=replica,
         compiled=compiled,
-        shapes=_sft_shapes(steps, say) if compiled is not None else (),
+        shapes=_sft_shapes(steps, here.say) if compiled is not None else (),
         loss_average=config.loss_average,
         provenance=_provenance(config, _row_counts(mixture), parent=meta),
     )
 
 
-def _device_and_dtype(config, say: Say, origin: Path | None) -> tuple[torch.device, str]:
-    """The device and the precision; that of a run that is resumed stays what it was, though it was measured."""
-    device = pick_device(config.device_type)
-    dtype, reason = pick_dtype(config.dtype, device)
-    before = None if origin is None else read_meta(origin).get("dtype")
-    if config.dtype == "auto" and before in DTYPES:
-        dtype, reason = before, "as in the run that is resumed"
-    say(f"Device: {describe_machine(device)}; matrix products in {dtype} ({reason})")
-    say(f"The same bits again in another run: {set_deterministic(device, config.deterministic)}")
-    return device, dtype
-
-
-def _compiled(config, model: GPT, say: Say) -> CompiledGPT | None:
+def _compiled(config, model: GPT, replica: DistributedDataParallel | None, here: Here) -> CompiledGPT | None:
     """The compiled form of the model if the settings, the device and the machine's compiler say so; says why not."""
     if config.compile == "off":
         return None
     if config.compile == "auto" and model.device.type != "cuda":
-        say(f"torch.compile: off (auto, on {model.device.type} warming up costs more than a short run gains)")
+        here.say(f"torch.compile: off (auto, on {model.device.type} warming up costs more than a short run gains)")
         return None
-    problem = compiler_problem(model.device)
-    if problem is not None:
-        say(f"torch.compile: does not work here, going on without it ({problem})")
+    problems = [problem for problem in here.ranks.gather(compiler_problem(model.device)) if problem is not None]
+    if problems:
+        here.say(f"torch.compile: does not work here, going on without it ({problems[0]})")
         return None
-    say("torch.compile: on")
-    return CompiledGPT(model)
+    here.say("torch.compile: on")
+    return CompiledGPT(model, replica)
 
 
-def _load_parent(
-    config: MidConfig | SFTConfig, device: torch.device, say: Say, origin: Path | None
-) -> tuple[GPT, Tokenizer, dict]:
-    """The model to start from: the parent's, or, resuming, the one saved on the way (`origin`)."""
-    if origin is not None:
+def _load_parent(config: MidConfig | SFTConfig, here: Here) -> tuple[GPT, Tokenizer, dict]:
+    """The model to start from: the parent's, or, resuming, the one saved on the way (`here.origin`)."""
+    say = here.say
+    if here.origin is not None:
         seed_everything(config.seed)
-        return load_folder(origin, device)[:3]
-    model, tokenizer, meta, path = load_checkpoint(config.source, config.model_tag, config.step, device)
+        return load_folder(here.origin, here.device)[:3]
+    model, tokenizer, meta, path = load_checkpoint(config.source, config.model_tag, config.step, here.device)
     made_of = meta.get("provenance", {}).get("data", "unknown data")
     if meta["step"] < (planned := meta.get("num_iterations", 0)):
         say(f"Note: {shown(path)} is of step {meta['step']:,} of {planned:,}; its run was not finished.")
@@ -619,7 +682,11 @@ def _say_steps(say: Say, rows: str, config: BaseConfig | MidConfig, num_iteratio
     say(f"{rows} of {config.data}; {num_iterations:,} steps of {config.total_batch_size:,} tokens")
 
 
-def _optimizers(model: GPT, config, dtype: str) -> list[torch.optim.Optimizer]:
+def _optimizers(model: GPT, config, here: Here) -> list[torch.optim.Optimizer]:
+    several, on_cuda = here.ranks.world_size > 1, model.device.type == "cuda"
+    share_muon = several and (config.share_muon == "on" or (config.share_muon == "auto" and on_cuda))
+    if several:
+        here.say("Muon's work is shared by the ranks" if share_muon else "Every rank does all of Muon's work")
     return make_optimizers(
         model,
         unembedding_lr=config.unembedding_lr,
@@ -627,7 +694,8 @@ def _optimizers(model: GPT, config, dtype: str) -> list[torch.optim.Optimizer]:
         matrix_lr=config.matrix_lr,
         weight_decay=config.weight_decay,
         init_lr_frac=getattr(config, "init_lr_frac", 1.0),  # base training has none
-        dtype=dtype,
+        dtype=here.dtype,
+        share_muon=share_muon,
     )
 
 
@@ -640,7 +708,7 @@ def _conversation_ids(tokenizer: Tokenizer, conversation: dict) -> list[int]:
     return render_conversation(conversation, tokenizer)[0]
 
 
-def _stream_maker(config: BaseConfig | MidConfig, encode: Callable) -> Callable[[object], StreamDataset]:
+def _stream_maker(config: BaseConfig | MidConfig, encode: Callable, ranks: Ranks) -> Callable[[object], StreamDataset]:
     return lambda documents: StreamDataset(
         documents,
         encode,
@@ -648,6 +716,8 @@ def _stream_maker(config: BaseConfig | MidConfig, encode: Callable) -> Callable[
         config.device_batch_size,
         config.total_batch_size,
         getattr(config, "on_bad_row", "error"),  # base training has plain text, which is never malformed
+        ranks.rank,
+        ranks.world_size,
     )
 
 
@@ -656,24 +726,26 @@ def _due(step: int, every: int, num_iterations: int) -> bool:
     return step == num_iterations or (every > 0 and step % every == 0)
 
 
-def _stream_evaluation(model, tokenizer, stream: StreamDataset, config, num_iterations: int, dtype: str):
+def _stream_evaluation(model, tokenizer, stream: StreamDataset, config, num_iterations: int, here: Here):
     """step -> {"val_loss", "val_bpb"} over the first `eval_tokens` of the validation stream."""
     num_steps = max(1, config.eval_tokens // config.total_batch_size)
     num_bytes = torch.tensor(tokenizer.num_bytes())
 
-    def evaluation(step: int) -> dict[str, float]:
+    def evaluation(step: int, guard: Guard = nullcontext) -> dict[str, float]:
         if not _due(step, config.eval_every, num_iterations):
             return {}
         batches = [batch for s in range(num_steps) for batch in stream[s].batches]
         return {
-            "val_loss": mean_loss(model, batches, dtype),
-            "val_bpb": bits_per_byte(model, batches, num_bytes, dtype),
+            "val_loss": ratio(_together(here.ranks, guard, lambda: loss_sum(model, batches, here.dtype))),
+            "val_bpb": ratio(_together(here.ranks, guard, lambda: text_sum(model, batches, num_bytes, here.dtype))),
         }
 
     return evaluation
 
 
-def _step_dataset(mixture, tokenizer, num_examples: int, config: SFTConfig, static_shapes: bool = False) -> StepDataset:
+def _step_dataset(
+    mixture, tokenizer, num_examples: int, config: SFTConfig, ranks: Ranks, static_shapes: bool = False
+) -> StepDataset:
     return StepDataset(
         mixture,
         tokenizer,
@@ -685,6 +757,8 @@ def _step_dataset(mixture, tokenizer, num_examples: int, config: SFTConfig, stat
         on_bad_row=config.on_bad_row,
         device_batch_tokens=config.device_batch_tokens,
         static_shapes=static_shapes,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
 
 
@@ -698,37 +772,52 @@ def _sft_shapes(steps: StepDataset, say: Say) -> tuple[tuple[int, int], ...]:
     return tuple(shapes)
 
 
-def _sft_evaluation(model, tokenizer, config: SFTConfig, num_iterations: int, dtype: str):
+def _sft_evaluation(model, tokenizer, config: SFTConfig, num_iterations: int, here: Here):
     """step -> {"val_loss", "mmlu_acc", "arc_easy_acc"}, each when it is due."""
     num_examples = config.eval_steps * config.device_batch_size
-    validation = _step_dataset(sft_validation(data=config.data), tokenizer, num_examples, config)
+    validation = _step_dataset(sft_validation(data=config.data), tokenizer, num_examples, config, here.ranks)
     tasks = {
         "mmlu_acc": MMLU("all", "test", data=config.data),
         "arc_easy_acc": ARC("ARC-Easy", "test", data=config.data),
     }
 
-    def evaluation(step: int) -> dict[str, float]:
+    def grade(task) -> Evaluation:
+        options = {"dtype": here.dtype, "share": (here.ranks.rank, here.ranks.world_size)}
+        most = config.eval_metrics_max_problems
+        return evaluate(model, tokenizer, task, most, config.device_batch_size * 2, **options)
+
+    def evaluation(step: int, guard: Guard = nullcontext) -> dict[str, float]:
         metrics = {}
         if _due(step, config.eval_every, num_iterations):
-            metrics["val_loss"] = mean_loss(model, validation[0].batches, dtype)
+            batches = validation[0].batches
+            metrics["val_loss"] = ratio(_together(here.ranks, guard, lambda: loss_sum(model, batches, here.dtype)))
         if step > 0 and _due(step, config.eval_metrics_every, num_iterations):
             for name, task in tasks.items():
-                graded = evaluate(
-                    model,
-                    tokenizer,
-                    task,
-                    config.eval_metrics_max_problems,
-                    config.device_batch_size * 2,
-                    dtype=dtype,
-                )
-                metrics[name] = graded.accuracy
+                metrics[name] = merged(_together(here.ranks, guard, partial(grade, task))).accuracy
         return metrics
 
     return evaluation
 
 
-def _evaluate_and_say(job: Job, step: int, say: Say) -> dict[str, float]:
-    metrics = job.evaluate(step)
+def _together(ranks: Ranks, guard: Guard, work: Callable[[], Value]) -> list[Value]:
+    """What every rank's own share of some work came to. Inside `guard` a signal raises Interrupted at once.
+
+    Not so where ranks wait for each other: all of them stop, or none.
+    """
+    try:
+        with guard():
+            mine, stopped = work(), None
+    except Interrupted as error:
+        mine, stopped = None, error.signal_number
+    results = ranks.gather((mine, stopped))
+    numbers = [number for _, number in results if number is not None]
+    if numbers:
+        raise Interrupted("Stopped.", numbers[0])
+    return [value for value, _ in results]
+
+
+def _evaluate_and_say(job: Job, step: int, say: Say, guard: Guard = nullcontext) -> dict[str, float]:
+    metrics = job.evaluate(step, guard)
     job.metrics.update(metrics)
     if "val_loss" in metrics:
         loss = metrics["val_loss"]

@@ -1,8 +1,11 @@
 """Step 7, the part that moves weights: Muon for matrices, AdamW for embedding and head, and their schedules."""
 
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 
 import torch
+import torch.distributed as dist
 
 from nanolab.gpt import GPT
 
@@ -102,12 +105,15 @@ def make_optimizers(
     weight_decay: float = 0.0,
     init_lr_frac: float = 1.0,
     dtype: str = "float32",
+    share_muon: bool = False,
 ) -> list[torch.optim.Optimizer]:
     """[AdamW for head and embedding, Muon for the blocks' matrices], each group with its `initial_lr`.
 
     AdamW's learning rates are scaled by (n_embd / 768)^-1/2; Muon's is not, since its updates are orthogonal and so
-    already sized to the matrix. `weight_decay` is AdamW's; `dtype` is that of Muon's products. Source:
-    karpathy/nanochat, nanochat/gpt.py.
+    already sized to the matrix. `weight_decay` is AdamW's; `dtype` is that of Muon's products. `share_muon`: each rank
+    orthogonalizes and keeps the momentum of its share of the matrices, and tells the others the new weights
+    (ZeRO stage 1, arXiv:1910.02054). AdamW is not shared: it costs less than the telling. Source: karpathy/nanochat,
+    nanochat/gpt.py.
 
     >>> [type(o).__name__ for o in make_optimizers(model, 0.004, 0.2, 0.02)]      # doctest: +SKIP
     ['AdamW', 'Muon']
@@ -118,7 +124,7 @@ def make_optimizers(
         {"params": [model.transformer.wte.weight], "lr": embedding_lr * scale * init_lr_frac},
     ]
     adamw = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=weight_decay, fused=True)
-    muon = Muon(
+    muon = (_shared(Muon) if share_muon else Muon)(
         list(model.transformer.h.parameters()),
         dtype=getattr(torch, dtype),
         lr=matrix_lr * init_lr_frac,
@@ -129,6 +135,13 @@ def make_optimizers(
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     return [adamw, muon]
+
+
+def _shared(optimizer_class: type) -> Callable[..., torch.optim.Optimizer]:
+    """The optimizer with its work and its state shared by all ranks."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # takes seconds, and one rank does not need it
+
+    return partial(ZeroRedundancyOptimizer, optimizer_class=optimizer_class)
 
 
 def linear_to_zero(step: int, num_iterations: int) -> float:
@@ -165,5 +178,26 @@ def set_rates(optimizers: list[torch.optim.Optimizer], lr_multiplier: float, mom
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * lr_multiplier
-            if momentum is not None and isinstance(optimizer, torch.optim.Muon):
+            if momentum is not None and "momentum" in group:
                 group["momentum"] = momentum
+
+
+def momentum_of(optimizers: list[torch.optim.Optimizer]) -> float:
+    """Muon's momentum now; 0 without a Muon."""
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    return next((group["momentum"] for group in groups if "momentum" in group), 0.0)
+
+
+def states(optimizers: list[torch.optim.Optimizer]) -> list[dict]:
+    """What a checkpoint keeps of the optimizers, the same for any number of ranks; all ranks must call it.
+
+    Rank 0 gets it whole. The others do too, except for the optimizers whose work is shared: these give {} there.
+    """
+    found = []
+    for optimizer in optimizers:
+        if hasattr(optimizer, "consolidate_state_dict"):  # what _shared makes
+            optimizer.consolidate_state_dict(to=0)
+            found.append(optimizer.state_dict() if dist.get_rank() == 0 else {})
+        else:
+            found.append(optimizer.state_dict())
+    return found

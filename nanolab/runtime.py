@@ -24,8 +24,10 @@ CUBLAS_SETTING, CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # a
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def pick_device(device_type: str = "") -> torch.device:
+def pick_device(device_type: str = "", local_rank: int = 0) -> torch.device:
     """The device to train on: "cuda", "mps" or "cpu"; "" takes the first of these that the machine has.
+
+    Of several GPUs it is the `local_rank`-th.
 
     Raises ValueError for a device that is not there.
     """
@@ -35,7 +37,7 @@ def pick_device(device_type: str = "") -> torch.device:
     if not there.get(device_type, False):
         has = ", ".join(name for name, yes in there.items() if yes)
         raise ValueError(f"device_type {device_type!r} is not available on this machine; it has: {has}.")
-    return torch.device(device_type)
+    return torch.device(device_type, local_rank if device_type == "cuda" else None)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> tuple[str, str]:

@@ -91,6 +91,7 @@ class BaseConfig:
     dtype: str = "auto"  # of the matrix products: "float32", "bfloat16"; auto = bfloat16 where it is faster
     compile: str = "auto"  # torch.compile: "on", "off"; auto = on for CUDA, where a run is long enough to earn it back
     deterministic: bool = False  # on CUDA: the same bits in every run, slower; a processor always does that
+    share_muon: str = "auto"  # with several ranks: "on" = each does its part of Muon's work, "off"; auto = on for CUDA
     num_workers: int = -1  # processes that prepare steps ahead; 0 = none, -1 = 1 for CUDA and 0 elsewhere
     save: bool = True  # write a checkpoint at the end, and when interrupted
     save_every: int = -1  # steps between checkpoints on the way; -1 = none
@@ -126,6 +127,7 @@ class MidConfig:
     dtype: str = "auto"
     compile: str = "auto"
     deterministic: bool = False
+    share_muon: str = "auto"
     num_workers: int = -1
     save: bool = True
     save_every: int = -1
@@ -167,6 +169,7 @@ class SFTConfig:
     dtype: str = "auto"
     compile: str = "auto"
     deterministic: bool = False
+    share_muon: str = "auto"
     num_workers: int = -1
     save: bool = True
     save_every: int = -1
@@ -252,6 +255,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000  # beyond these, numbers of 32 bi
 WORDS = {
     "batching": BATCHINGS,
     "compile": ("auto", "on", "off"),
+    "share_muon": ("auto", "on", "off"),
     "dtype": ("auto", "float32", "bfloat16"),
     "overlong": ("skip", "truncate", "error"),
     "on_bad_row": ("error", "skip"),

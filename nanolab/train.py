@@ -7,19 +7,24 @@ The loop is a generator: it yields one report a step and does nothing between tw
 change something, and go on. It knows no files, no data sets and no settings; `jobs.py` puts those together.
 
 One denominator a step: the gradient is that of (sum of the loss over supervised tokens) / (supervised tokens of the
-whole step), whatever the micro-batches. nanochat's mean of micro-batch means is `loss_average="micro_batch"`.
+whole step), whatever the micro-batches and whatever the number of ranks: each takes its share of the step, and their
+gradients are added up once, behind the last micro-batch. nanochat's mean of micro-batch means is
+`loss_average="micro_batch"`.
 """
 
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
-from nanolab.batch import Batch, Step
-from nanolab.optim import set_rates
+from nanolab.batch import Batch, Step, Totals
+from nanolab.optim import momentum_of, set_rates
+from nanolab.ranks import ALONE, Ranks
 from nanolab.runtime import autocast, synchronize
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
 
@@ -31,7 +36,7 @@ Schedule = Callable[[int], tuple[float, float | None]]  # step -> learning-rate 
 
 @dataclass
 class Report:
-    """What one optimizer step did."""
+    """What one optimizer step did, on all ranks together."""
 
     step: int
     loss: float | None  # nats a supervised token; None if there was none, and then no weight moved
@@ -45,6 +50,7 @@ class Report:
     num_conversations: int = 0  # 0 where rows are cut from a stream (base, mid)
     left_out: list[str] = field(default_factory=list)  # conversations skipped or cut, and why
     grad_norm: float | None = None  # before clipping; measured only where the gradient is clipped
+    imbalance: float = 1.0  # real tokens of the rank that had most, over the mean of ranks
     metrics: dict[str, float] = field(default_factory=dict)  # evaluations made just before this step's update
 
     @property
@@ -72,6 +78,8 @@ def train(
     dtype: str = "float32",
     forward: Callable[..., torch.Tensor] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
+    replica: DistributedDataParallel | None = None,
 ) -> Iterator[Report]:
     """Train on one Step after another, yielding a Report after each.
 
@@ -83,7 +91,8 @@ def train(
         dtype: of the matrix products; weights stay float32.
         forward: what is called for a loss instead of `model`, e.g. a `CompiledGPT` of it.
         should_stop: asked before every micro-batch; if so, the step is abandoned before any weight moves, and the
-            training ends without a report of it.
+            training ends without a report of it. Of several ranks, one that is to stop stops all, in the same step.
+        ranks, replica: with several ranks, which one this is and the model as `ranks.replica` wraps it.
 
     Raises FloatingPointError, before any weight moves, when the loss or the gradient is not finite; it names the step
     and its conversations. An error that breaks off the moving of the weights itself has an attribute `half_moved`.
@@ -100,7 +109,17 @@ def train(
         model.train()
         model.zero_grad(set_to_none=True)  # what a step that was broken off has left
         try:
-            loss = backward(forward or model, step.batches, loss_average, dtype, weights[0].device, should_stop)
+            loss = backward(
+                forward or replica or model,
+                step.batches,
+                loss_average,
+                dtype,
+                weights[0].device,
+                should_stop,
+                totals=step.totals,
+                ranks=ranks,
+                replica=replica,
+            )
         except Abandoned:
             model.zero_grad(set_to_none=True)
             return
@@ -117,19 +136,21 @@ def train(
             _move(optimizers)
         model.zero_grad(set_to_none=True)
         synchronize(weights[0].device)
+        totals = step.totals
         yield Report(
             step=number,
             loss=loss,
             lr_multiplier=multiplier,
-            muon_momentum=_momentum_of(optimizers),
-            num_tokens=step.num_tokens,
-            real_tokens=step.real_tokens,
-            slots=step.slots,
+            muon_momentum=momentum_of(optimizers),
+            num_tokens=totals.num_tokens,
+            real_tokens=totals.real_tokens,
+            slots=totals.slots,
             seconds=time.perf_counter() - began,
-            micro_batches=len(step.batches),
+            micro_batches=totals.micro_batches,
             num_conversations=step.num_conversations,
             left_out=step.left_out,
             grad_norm=grad_norm,
+            imbalance=totals.imbalance,
         )
 
 
@@ -164,6 +185,10 @@ def backward(
     dtype: str = "float32",
     device: torch.device | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    totals: Totals | None = None,
+    ranks: Ranks = ALONE,
+    replica: DistributedDataParallel | None = None,
 ) -> float | None:
     """Add the gradient of a step's loss to the weights; return the loss (nats a supervised token), or None.
 
@@ -171,31 +196,42 @@ def backward(
     "micro_batch": the mean over micro-batches of each one's mean, as in nanochat: a token in a micro-batch with few
     supervised tokens weighs more. None, and no gradient, when nothing in the step is supervised. `device`: where the
     batches go, by default where the model is. Raises Abandoned between micro-batches if `should_stop()`.
+
+    Of several ranks each gives its own batches, `totals` of the whole step, and the `replica` that `model` calls; the
+    gradient and the loss are those of the whole step, on every rank, and Abandoned is raised on all or on none.
     """
-    counts = [batch.num_tokens for batch in batches]
-    if sum(counts) == 0:
+    totals = totals or Step(batches).totals
+    if totals.num_tokens == 0:
         return None
+    counts = [batch.num_tokens for batch in batches]
     if loss_average == "step":
-        divisors = [sum(counts)] * len(batches)
+        divisors = [totals.num_tokens] * len(batches)
     elif loss_average == "micro_batch":
-        divisors = [max(count, 1) * len(batches) for count in counts]
+        divisors = [max(count, 1) * totals.micro_batches for count in counts]
     else:
         raise ValueError(f'loss_average must be "step" or "micro_batch", got {loss_average!r}.')
     device = device or next(model.parameters()).device
+    todo = [(batch, divisor) for batch, divisor in zip(batches, divisors, strict=True) if batch.num_tokens]
+    if replica is not None and not todo:
+        todo = [(batches[0], 1)]  # a gradient of zeros: the others wait for this rank's part of the sum
     total = torch.zeros((), device=device)
-    for batch, count, divisor in zip(batches, counts, divisors, strict=True):
-        if should_stop():
+    for number, (batch, divisor) in enumerate(todo, 1):
+        last = number == len(todo)
+        if _stops(should_stop(), last, ranks):
             raise Abandoned
-        if count == 0:
-            continue  # nothing to learn in this micro-batch
         batch = batch.to(device)
-        with autocast(device, dtype):
-            loss = model(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders) / divisor
-        loss.backward()
+        with nullcontext() if last or replica is None else replica.no_sync():
+            with autocast(device, dtype):
+                loss = model(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders)
+            # DistributedDataParallel gives the mean over ranks; what is wanted is the sum
+            loss = loss / divisor if replica is None else loss / divisor * ranks.world_size
+            loss.backward()
         total += loss.detach()
-    return total.item()
+    return total.item() if replica is None else ranks.sum(total.item()) / ranks.world_size
 
 
-def _momentum_of(optimizers: list[torch.optim.Optimizer]) -> float:
-    muons = [optimizer for optimizer in optimizers if isinstance(optimizer, torch.optim.Muon)]
-    return muons[0].param_groups[0]["momentum"] if muons else 0.0
+def _stops(asked: bool, last: bool, ranks: Ranks) -> bool:
+    """Whether the step is abandoned here: of several ranks, when they all stand before their last micro-batch."""
+    if ranks.world_size == 1:
+        return asked
+    return last and ranks.any(asked)

@@ -1,0 +1,149 @@
+"""Beside the line: this process among those that train together, started by torchrun.
+
+    with joined() as ranks:                        # Ranks(rank=0, world_size=1) without torchrun
+        job = start(config, ranks=ranks)
+
+Every rank computes the same plan of a step and takes its own share of it; the gradients are added up in one reduction
+by torch's DistributedDataParallel. Everything else that ranks must agree on (to stop, what is measured, what is
+graded) is a few numbers, and goes over a second, slower group of processes (`control`, gloo on the processor), so
+that no GPU has to wait for it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+CONTROL_TIMEOUT = timedelta(hours=2)  # a rank that waits for others to grade or to save is not lost
+MAX_DETAIL = 200  # letters of another library's message that are passed on
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process this is, of how many. All methods must be called by all ranks, in the same order.
+
+    >>> Ranks().gather("a"), Ranks().any(False), Ranks().leads
+    (['a'], False, True)
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0  # among those of the same machine: which GPU is its own
+    control: dist.ProcessGroup | None = field(default=None, repr=False)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that prints, writes and saves for all."""
+        return self.rank == 0
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every rank's value, in the order of ranks."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds on at least one rank."""
+        return self.sum(int(flag)) > 0
+
+    def sum(self, number: float) -> float:
+        """The sum over ranks, added in float64."""
+        if self.world_size == 1:
+            return number
+        total = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return total.item()
+
+    def same(self, value: Value) -> Value:
+        """Rank 0's value, on every rank."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
+
+    def replica(self, model: torch.nn.Module) -> DistributedDataParallel | None:
+        """The model wrapped so that a backward pass adds up gradients over ranks; None for a single rank."""
+        if self.world_size == 1:
+            return None
+        device = next(model.parameters()).device
+        return DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # there are none
+            gradient_as_bucket_view=True,  # gradients exist once
+        )
+
+
+ALONE = Ranks()
+
+
+def started_by_torchrun() -> bool:
+    """Whether torchrun has started this process, and told it its rank."""
+    return dist.is_torchelastic_launched() or {"RANK", "WORLD_SIZE"} <= set(os.environ)
+
+
+@contextmanager
+def joined(device_type: str = "") -> Iterator[Ranks]:
+    """Join the processes that torchrun has started, and leave them at the end; without torchrun there is one rank.
+
+    `device_type`: "cuda" or "" with CUDA here means nccl and a GPU for each local rank, everything else gloo on the
+    processor. Raises ValueError where there are fewer GPUs than local ranks, or on MPS, which knows no ranks; and
+    LostContact if another rank disappears.
+    """
+    if not started_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
+        yield Ranks()
+        return
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    on_cuda = device_type == "cuda" or (not device_type and torch.cuda.is_available())
+    if device_type == "mps":
+        raise ValueError("MPS trains in one process only: start it without torchrun, or with device_type cpu.")
+    if on_cuda and local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"Local rank {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}. "
+            "Start as many processes a machine as it has GPUs (--nproc-per-node)."
+        )
+    if on_cuda:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if on_cuda else "gloo")
+    control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, control)
+    try:
+        yield ranks
+    except RuntimeError as error:
+        if _is_lost_contact(error):
+            what = str(error).strip().splitlines()[0][:MAX_DETAIL]
+            raise LostContact(f"Another rank is gone, so rank {ranks.rank} stops too ({what}).") from error
+        raise
+    dist.destroy_process_group()  # not after an error: it might wait for ranks that are gone
+
+
+class LostContact(RuntimeError):
+    """Another rank is gone: what went wrong stands in its own message."""
+
+
+def _is_lost_contact(error: RuntimeError) -> bool:
+    """Whether a collective operation has failed for want of the others; gloo says so in the text only."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def record_error(error: BaseException):
+    """Leave an error where torchrun looks for the reason of a failed rank; nothing without torchrun."""
+    if dist.is_torchelastic_launched():
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler  # only under torchrun
+
+        get_error_handler().record_exception(error)
+
+
+def restarts() -> int:
+    """How often torchrun has started these processes again (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
