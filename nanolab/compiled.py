@@ -13,6 +13,7 @@ compiled once, for all sizes.
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 
@@ -49,9 +50,9 @@ class CompiledGPT:
     tensor(16831.2, grad_fn=...)
     """
 
-    def __init__(self, model: GPT, replica: torch.nn.Module | None = None):
+    def __init__(self, model: GPT):
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
-        self.model, self.replica = model, replica or model  # with several ranks, the model that adds up gradients
+        self.model = model
         self.warm_shapes: list[tuple[int, int]] = []
         self.warm_seconds = 0.0
         self._run_block = torch.compile(run_block, dynamic=False, fullgraph=True)
@@ -66,7 +67,11 @@ class CompiledGPT:
         borders: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As `GPT.forward`."""
-        return self.replica(inputs, targets, loss_reduction, borders, self._run_block, self._reduce_tile)
+        return self.calling(self.model)(inputs, targets, loss_reduction, borders)
+
+    def calling(self, wrapped: torch.nn.Module) -> Callable[..., torch.Tensor]:
+        """The same for the model in a wrapping, such as DistributedDataParallel."""
+        return partial(wrapped, run_block=self._run_block, reduce_tile=self._reduce_tile)
 
     @property
     def recompilations(self) -> int:
@@ -89,9 +94,8 @@ class CompiledGPT:
 
     def _compile_for(self, batch: Batch, dtype: str):
         batch = batch.to(self.model.device)
-        how = (self._run_block, self._reduce_tile)
-        with autocast(self.model.device, dtype):  # the model itself: ranks need not wait for each other here
-            loss = self.model(batch.inputs, batch.targets, "sum", batch.borders, *how)
+        with autocast(self.model.device, dtype):
+            loss = self(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders)
         loss.backward()
 
 

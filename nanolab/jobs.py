@@ -252,7 +252,7 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
         first_step=begin,
         should_stop=lambda: interrupts.asked is not None,
         ranks=job.ranks,
-        replica=job.replica,
+        replica=job.compiled.calling(job.replica) if job.compiled and job.replica else job.replica,
     )
     with _metrics_file(job) as metrics_file:
         for step in range(begin, job.num_iterations):
@@ -568,7 +568,7 @@ def _start_base(config: BaseConfig, here: Here) -> Job:
         evaluate=_stream_evaluation(model, tokenizer, make_stream(validation_text), config, num_iterations, here),
         dtype=here.dtype,
         replica=replica,
-        compiled=_compiled(config, model, replica, here),
+        compiled=_compiled(config, model, here),
         shapes=((config.device_batch_size, config.max_seq_len),),
         grad_clip=config.grad_clip,
         provenance=_provenance(config, {"text": len(train_text)}, parent=None),
@@ -605,7 +605,7 @@ def _start_mid(config: MidConfig, here: Here) -> Job:
         evaluate=_stream_evaluation(model, tokenizer, make_stream(validation), config, num_iterations, here),
         dtype=here.dtype,
         replica=replica,
-        compiled=_compiled(config, model, replica, here),
+        compiled=_compiled(config, model, here),
         shapes=((config.device_batch_size, config.max_seq_len),),
         provenance=_provenance(config, _row_counts(mixture), parent=meta),
     )
@@ -616,7 +616,7 @@ def _start_sft(config: SFTConfig, here: Here) -> Job:
     memory = PeakMemory(here.device)
     model, tokenizer, meta = _load_parent(config, here)
     replica = here.ranks.replica(model)
-    compiled = _compiled(config, model, replica, here)
+    compiled = _compiled(config, model, here)
     steps = _step_dataset(
         mixture, tokenizer, config.target_examples_per_step, config, here.ranks, static_shapes=compiled is not None
     )
@@ -648,7 +648,7 @@ def _start_sft(config: SFTConfig, here: Here) -> Job:
     )
 
 
-def _compiled(config, model: GPT, replica: DistributedDataParallel | None, here: Here) -> CompiledGPT | None:
+def _compiled(config, model: GPT, here: Here) -> CompiledGPT | None:
     """The compiled form of the model if the settings, the device and the machine's compiler say so; says why not."""
     if config.compile == "off":
         return None
@@ -660,7 +660,7 @@ def _compiled(config, model: GPT, replica: DistributedDataParallel | None, here:
         here.say(f"torch.compile: does not work here, going on without it ({problems[0]})")
         return None
     here.say("torch.compile: on")
-    return CompiledGPT(model, replica)
+    return CompiledGPT(model)
 
 
 def _load_parent(config: MidConfig | SFTConfig, here: Here) -> tuple[GPT, Tokenizer, dict]:

@@ -76,12 +76,19 @@ class Ranks:
         if self.world_size == 1:
             return None
         device = next(model.parameters()).device
-        return DistributedDataParallel(
+        replica = DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,  # there are none
             gradient_as_bucket_view=True,  # gradients exist once
         )
+        replica.register_comm_hook(None, _summed)
+        return replica
+
+
+def _summed(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """Gradients of all ranks added up; left alone, DistributedDataParallel would give their mean."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 ALONE = Ranks()
@@ -114,7 +121,7 @@ def joined(device_type: str = "") -> Iterator[Ranks]:
         )
     if on_cuda:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_cuda else "gloo")
+    _meet("nccl" if on_cuda else "gloo")
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, control)
     try:
@@ -125,6 +132,15 @@ def joined(device_type: str = "") -> Iterator[Ranks]:
             raise LostContact(f"Another rank is gone, so rank {ranks.rank} stops too ({what}).") from error
         raise
     dist.destroy_process_group()  # not after an error: it might wait for ranks that are gone
+
+
+def _meet(backend: str):
+    """Make the group of all processes. After a restart torchrun's store still has what the ranks before had written
+    there, the addresses of processes that are gone among it; so every start has a part of the store for itself."""
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(f"start_{restarts()}", store), rank=rank, world_size=world_size
+    )
 
 
 class LostContact(RuntimeError):

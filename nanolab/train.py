@@ -16,11 +16,9 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from nanolab.batch import Batch, Step, Totals
 from nanolab.optim import momentum_of, set_rates
@@ -79,7 +77,7 @@ def train(
     forward: Callable[..., torch.Tensor] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
-    replica: DistributedDataParallel | None = None,
+    replica: Callable[..., torch.Tensor] | None = None,
 ) -> Iterator[Report]:
     """Train on one Step after another, yielding a Report after each.
 
@@ -92,7 +90,7 @@ def train(
         forward: what is called for a loss instead of `model`, e.g. a `CompiledGPT` of it.
         should_stop: asked before every micro-batch; if so, the step is abandoned before any weight moves, and the
             training ends without a report of it. Of several ranks, one that is to stop stops all, in the same step.
-        ranks, replica: with several ranks, which one this is and the model as `ranks.replica` wraps it.
+        ranks, replica: with several ranks, which one this is, and `forward` as `ranks.replica` wraps it.
 
     Raises FloatingPointError, before any weight moves, when the loss or the gradient is not finite; it names the step
     and its conversations. An error that breaks off the moving of the weights itself has an attribute `half_moved`.
@@ -110,7 +108,7 @@ def train(
         model.zero_grad(set_to_none=True)  # what a step that was broken off has left
         try:
             loss = backward(
-                forward or replica or model,
+                forward or model,
                 step.batches,
                 loss_average,
                 dtype,
@@ -188,7 +186,7 @@ def backward(
     *,
     totals: Totals | None = None,
     ranks: Ranks = ALONE,
-    replica: DistributedDataParallel | None = None,
+    replica: Callable[..., torch.Tensor] | None = None,
 ) -> float | None:
     """Add the gradient of a step's loss to the weights; return the loss (nats a supervised token), or None.
 
@@ -197,8 +195,9 @@ def backward(
     supervised tokens weighs more. None, and no gradient, when nothing in the step is supervised. `device`: where the
     batches go, by default where the model is. Raises Abandoned between micro-batches if `should_stop()`.
 
-    Of several ranks each gives its own batches, `totals` of the whole step, and the `replica` that `model` calls; the
-    gradient and the loss are those of the whole step, on every rank, and Abandoned is raised on all or on none.
+    Of several ranks each gives its own batches, `totals` of the whole step, and the `replica` of the model: its last
+    micro-batch goes through that, which adds up the gradients of all. The gradient and the loss are those of the whole
+    step, on every rank, and Abandoned is raised on all or on none.
     """
     totals = totals or Step(batches).totals
     if totals.num_tokens == 0:
@@ -220,14 +219,14 @@ def backward(
         if _stops(should_stop(), last, ranks):
             raise Abandoned
         batch = batch.to(device)
-        with nullcontext() if last or replica is None else replica.no_sync():
-            with autocast(device, dtype):
-                loss = model(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders)
-            # DistributedDataParallel gives the mean over ranks; what is wanted is the sum
-            loss = loss / divisor if replica is None else loss / divisor * ranks.world_size
-            loss.backward()
+        # Not replica.no_sync(): the replica's forward passes may wait for other ranks, who have fewer micro-batches.
+        forward = replica if last and replica is not None else model
+        with autocast(device, dtype):
+            loss = forward(batch.inputs, batch.targets, loss_reduction="sum", borders=batch.borders)
+        loss = loss / divisor
+        loss.backward()
         total += loss.detach()
-    return total.item() if replica is None else ranks.sum(total.item()) / ranks.world_size
+    return total.item() if replica is None else ranks.sum(total.item())
 
 
 def _stops(asked: bool, last: bool, ranks: Ranks) -> bool:

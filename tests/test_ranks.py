@@ -1,0 +1,274 @@
+"""Several processes are one: the same losses and weights, whoever computes what. On the processor, over gloo.
+
+Slow: each torchrun imports torch in every process, on however few cores there are.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanolab.batch import StepDataset, StreamDataset
+from nanolab.checkpoint import find_checkpoint, load_folder
+from nanolab.course import recipe
+from nanolab.jobs import run, start, train_tokenizer
+from nanolab.layout import imbalance, share_out
+from nanolab.ranks import ALONE, joined
+from nanolab.settings import SFTConfig, TokenizerConfig
+from nanolab.tasks import ARC
+from nanolab.train import backward
+from tests.conftest import random_model
+from tests.ranks_worker import JOBS, SAVING, outcome, quiet
+
+CLONE = Path(__file__).resolve().parent.parent
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A cache folder with a tokenizer and a base checkpoint of depth 2, and what one process makes of every job."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOLAB_CACHE", str(folder))
+        patch.delenv("NANOLAB_DATA", raising=False)
+        train_tokenizer(TokenizerConfig(data="toy", vocab_size=400, max_chars=100_000), quiet)
+        base = recipe("base", "toy", "d2", num_iterations=12, total_batch_size=256, device_batch_size=1)
+        list(run(start(base, quiet), quiet))
+        return folder, {name: outcome(config) for name, config in JOBS.items()}
+
+
+@pytest.fixture
+def folder(kept, tmp_path):
+    """A copy of that cache folder for one test."""
+    copy = tmp_path / "cache"
+    shutil.copytree(kept[0], copy, dirs_exist_ok=True)
+    return copy
+
+
+def torchrun(folder: Path, *arguments: str, **popen) -> subprocess.Popen:
+    names = [name for name in os.environ if name.startswith(("TORCHELASTIC", "NANOLAB", "RANK", "WORLD", "MASTER"))]
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    env |= {"NANOLAB_CACHE": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CLONE)}
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments]
+    return subprocess.Popen(
+        command, env=env, cwd=CLONE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **popen
+    )
+
+
+def ended(process: subprocess.Popen, timeout: float = 240) -> str:
+    said, _ = process.communicate(timeout=timeout)
+    assert process.returncode == 0, said[-6000:]
+    return said
+
+
+def on_ranks(folder: Path, world_size: int, what: str, *options: str) -> dict:
+    path = folder / f"{what}_{world_size}.pt"
+    ranks = ("--standalone", "--nproc-per-node", str(world_size))
+    ended(torchrun(folder, *ranks, *options, "-m", "tests.ranks_worker", what, str(path)))
+    return torch.load(path, weights_only=True)
+
+
+def about(numbers) -> list:
+    """For a comparison up to rounding; None, a loss of nothing, equals only itself."""
+    return [number if number is None else pytest.approx(number, rel=TOLERANCE) for number in numbers]
+
+
+def assert_same(found: dict, alone: dict):
+    assert found["losses"] == about(alone["losses"])
+    for key in ("num_tokens", "real_tokens", "left_out"):
+        assert found[key] == alone[key]
+    for ours, theirs in zip(found["metrics"], alone["metrics"], strict=True):
+        assert ours.keys() == theirs.keys() and list(ours.values()) == about(theirs.values())
+    assert_same_weights(found["weights"], alone["weights"])
+
+
+def assert_same_weights(found: dict, alone: dict):
+    assert found.keys() == alone.keys()
+    apart = {name: (found[name] - weight).norm() / weight.norm() for name, weight in alone.items()}
+    assert {name: distance.item() for name, distance in apart.items() if not distance < TOLERANCE} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_several_ranks_give_the_losses_and_weights_of_one(kept, folder, world_size):
+    found = on_ranks(folder, world_size, "all")
+    for name, alone in kept[1].items():
+        print(name)
+        assert_same(found[name], alone)
+    assert max(found["fewer conversations than ranks"]["imbalance"]) == world_size
+    assert found["a step without anything supervised"]["losses"] == [None] * 3
+    assert len(found["all skipped"]["left_out"]) == 6
+
+
+def test_the_jobs_of_that_test_have_steps_with_and_without_anything_to_learn(kept):
+    alone = kept[1]
+    assert all(loss > 0 for name in ("packed", "mid", "base") for loss in alone[name]["losses"])
+    assert alone["a step without anything supervised"]["losses"] == [None] * 3
+    assert None not in alone["some ranks have nothing supervised"]["losses"]
+
+
+@pytest.mark.slow
+def test_two_machines_are_one(kept, folder):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test")
+    where += ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1", "-m", "tests.ranks_worker", "one")
+    machines = [torchrun(folder, *where, str(folder / f"machine_{k}.pt")) for k in (0, 1)]
+    for machine in machines:
+        ended(machine)
+    written = sorted(folder.glob("machine_*.pt"))
+    assert len(written) == 1  # by rank 0, wherever it was
+    assert_same(torch.load(written[0], weights_only=True), kept[1]["packed"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(kept):
+    """The saving job, done by one process without a break."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOLAB_CACHE", str(kept[0]))
+        patch.delenv("NANOLAB_DATA", raising=False)
+        found = outcome(SFTConfig(**{**vars(SAVING), "save": False, "save_every": -1, "share_muon": "auto"}))
+    return found
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_two_ranks_resumes_with_one_and_with_three(folder, undisturbed, monkeypatch, tmp_path):
+    half = on_ranks(folder, 2, "half")
+    assert half["losses"] == pytest.approx(undisturbed["losses"][:3], rel=TOLERANCE)
+    assert find_checkpoint("sft", "d2").name == "step_000002"
+    three = tmp_path / "three"
+    shutil.copytree(folder, three)
+    with_one = outcome(SFTConfig(**{**vars(SAVING), "resume": "latest"}))
+    for found in (with_one, on_ranks(three, 3, "resume")):
+        assert found["losses"] == pytest.approx(undisturbed["losses"][2:], rel=TOLERANCE)
+        assert_same_weights(found["weights"], undisturbed["weights"])
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_and_the_end_is_the_same(folder, undisturbed):
+    found = on_ranks(folder, 2, "killed", "--max-restarts", "1")
+    assert found["restarts"] == 1
+    assert found["steps"] == [2, 3, 4, 5]  # from the checkpoint of two steps, not from the beginning
+    assert_same_weights(found["weights"], undisturbed["weights"])
+    lines = (folder / "runs" / "sft_d2" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 6]
+    kept_weights = load_folder(find_checkpoint("sft", "d2"), torch.device("cpu"))[0].state_dict()
+    assert_same_weights(kept_weights, undisturbed["weights"])
+
+
+@pytest.mark.slow
+def test_an_error_of_one_rank_ends_all_and_is_told(folder):
+    ranks = ("--standalone", "--nproc-per-node", "2")
+    job = ("-m", "nanolab", "sft", "--source", "base", "--data", "/nowhere", "--device_type", "cpu")
+    process = torchrun(folder, *ranks, *job)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "nanolab (rank 0): " in said and "/nowhere" in said
+    assert "Traceback" not in said.split("nanolab (rank 0): ")[0]
+
+
+def steps_of(toy_mixture, tokenizer, world_size: int, **options) -> list[StepDataset]:
+    settings = {"num_examples": 10, "batching": "packed", "device_batch_tokens": 256, **options}
+    return [
+        StepDataset(toy_mixture, tokenizer, rank=rank, world_size=world_size, **settings) for rank in range(world_size)
+    ]
+
+
+@pytest.fixture(scope="module")
+def toy_mixture():
+    return ARC("ARC-Easy", "train", data="toy")
+
+
+def test_ranks_share_a_step_without_gap_or_double(toy_mixture, byte_tokenizer):
+    (alone,) = steps_of(toy_mixture, byte_tokenizer, 1)
+    for world_size in (2, 3, 16):
+        shares = [steps[5] for steps in steps_of(toy_mixture, byte_tokenizer, world_size)]
+        assert sum(share.real_tokens for share in shares) == alone[5].real_tokens
+        assert sum(share.num_tokens for share in shares) == alone[5].num_tokens
+        assert {share.totals for share in shares} == {shares[0].totals}
+        assert shares[0].totals.num_tokens == alone[5].num_tokens
+        assert shares[0].totals.slots == sum(plan.slots for plan in plans(toy_mixture, byte_tokenizer, world_size))
+        assert all(share.rows == alone[5].rows and share.num_conversations == 10 for share in shares)
+
+
+def plans(mixture, tokenizer, world_size: int) -> list:
+    return [steps.plan(5) for steps in steps_of(mixture, tokenizer, world_size)]
+
+
+def test_the_gradient_of_all_ranks_batches_is_that_of_one_process(toy_mixture, byte_tokenizer):
+    model = random_model(byte_tokenizer.vocab_size, depth=1)
+    (alone,) = steps_of(toy_mixture, byte_tokenizer, 1)
+    shared = [batch for steps in steps_of(toy_mixture, byte_tokenizer, 3) for batch in steps[0].batches]
+    gradients = []
+    for batches in (alone[0].batches, shared):
+        model.zero_grad()
+        backward(model, batches)
+        gradients.append(model.lm_head.weight.grad.clone())
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def test_a_rank_to_whom_nothing_falls_has_one_batch_without_targets(toy_mixture, byte_tokenizer):
+    for static_shapes in (False, True):
+        steps = steps_of(toy_mixture, byte_tokenizer, 4, num_examples=2, static_shapes=static_shapes)
+        empty = [each[0] for each in steps if each[0].real_tokens == 0]
+        assert len(empty) == 2
+        assert all([batch.num_tokens for batch in step.batches] == [0] for step in empty)
+
+
+def test_ranks_share_the_micro_batches_of_a_stream():
+    def stream(rank, world_size):
+        return StreamDataset([list(range(100))], list, 4, 1, 24, rank=rank, world_size=world_size)
+
+    alone = stream(0, 1)[1].batches
+    for world_size in (2, 3):
+        shares = [stream(rank, world_size)[1] for rank in range(world_size)]
+        rows = [batch.inputs.tolist() for share in shares for batch in share.batches]
+        assert sorted(rows) == sorted(batch.inputs.tolist() for batch in alone)
+        assert all(share.totals.num_tokens == 24 and share.totals.micro_batches == 6 for share in shares)
+
+
+def test_a_stream_that_ranks_cannot_share_evenly_is_refused():
+    with pytest.raises(ValueError, match=r"24 cannot be shared by 4 ranks.*multiple of 16"):
+        StreamDataset([list(range(100))], list, 4, 1, 24, rank=0, world_size=4)
+
+
+def test_conversations_are_dealt_by_length_to_eight_ranks_within_a_twentieth(small_tokenizer):
+    from nanolab.tasks import sft_mixture
+
+    steps = StepDataset(sft_mixture(data="toy"), small_tokenizer, num_examples=256)
+    for step in range(3):
+        lengths = [len(ids) - 1 for ids, _ in steps._rows(step)[0]]
+        dealt = imbalance([sum(lengths[i] for i in share) for share in share_out(lengths, 8)])
+        as_they_come = imbalance([sum(lengths[rank::8]) for rank in range(8)])
+        assert dealt < 1.01 < 1.03 < as_they_come
+
+
+def test_share_out_gives_each_conversation_to_one_rank_and_one_rank_all_in_order():
+    lengths = [3, 9, 0, 4, 4, 1]
+    assert share_out(lengths, 1) == [[0, 1, 2, 3, 4, 5]]
+    assert sorted(i for share in share_out(lengths, 4) for i in share) == [0, 1, 2, 3, 4, 5]
+    assert share_out([], 2) == [[], []]
+    with pytest.raises(ValueError, match="world_size must be 1 or more"):
+        share_out(lengths, 0)
+
+
+def test_without_torchrun_there_is_one_rank(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with joined() as ranks:
+        assert ranks == ALONE and ranks.replica(torch.nn.Linear(1, 1)) is None
+        assert ranks.gather(3) == [3] and ranks.same("a") == "a" and ranks.sum(2.5) == 2.5 and ranks.any(True)
+
+
+def test_ranks_refuse_mps(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="MPS trains in one process only"), joined("mps"):
+        pass
