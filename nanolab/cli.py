@@ -1,5 +1,5 @@
-"""`python -m nanolab tokenizer | base | mid | sft | eval | chat | import | export`: the jobs on the command line, with
-options named like the settings.
+"""`python -m nanolab tokenizer | base | mid | sft | eval | chat | import | export | runs`: the jobs on the command
+line, with options named like the settings.
 
 What does the work is imported after the options are read: torch and datasets take seconds, and `--help` should not.
 """
@@ -21,6 +21,7 @@ from nanolab.settings import (
     ExportConfig,
     ImportConfig,
     MidConfig,
+    RunsConfig,
     SFTConfig,
     TokenizerConfig,
     check_settings,
@@ -45,6 +46,7 @@ Command = (
     | Annotated[
         ExportConfig, tyro.conf.subcommand("export", description="Write a checkpoint as a transformers folder.")
     ]
+    | Annotated[RunsConfig, tyro.conf.subcommand("runs", description="A table of all runs.")]
 )
 
 
@@ -73,6 +75,12 @@ def run_job(config: Config) -> int:
 
             check_settings(config)
             return chat.run(config)
+        if isinstance(config, RunsConfig):
+            from nanolab import runs
+
+            check_settings(config)
+            runs.print_table(config)
+            return 0
         with joined(getattr(config, "device_type", "")) as ranks:
             if ranks.leads:
                 print(describe_settings(config), end="\n\n")

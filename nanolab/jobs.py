@@ -78,13 +78,14 @@ from nanolab.settings import (
 from nanolab.tasks import ARC, MMLU, load_text, mid_mixture, mid_validation, sft_mixture, sft_validation
 from nanolab.tasks.words import load_words
 from nanolab.tokenizer import Tokenizer
+from nanolab.trackers import About, check_trackers, reported
 from nanolab.train import Report, Schedule, train
 
 STAGE_OF = {BaseConfig: "base", MidConfig: "mid", SFTConfig: "sft"}
 # Settings that may differ from those of the run that is resumed: they change no weight.
 FREE_WHEN_RESUMING = {"run", "resume", "save", "save_every", "keep_last", "num_workers", "eval_every", "eval_tokens"}
 FREE_WHEN_RESUMING |= {"eval_steps", "eval_metrics_every", "eval_metrics_max_problems", "model_tag", "step"}
-FREE_WHEN_RESUMING |= {"share_muon"}
+FREE_WHEN_RESUMING |= {"share_muon", "report_to"}
 
 FIRST_FEW = 5  # of the conversations left out, to be shown
 
@@ -143,6 +144,7 @@ def start(config: BaseConfig | MidConfig | SFTConfig, say: Say = print, ranks: R
     if type(config) not in starters:
         raise TypeError(f"Expected BaseConfig, MidConfig or SFTConfig, got {type(config).__name__}.")
     check_settings(config)
+    check_trackers(config.report_to)
     origin = ranks.same(checkpoint_to_resume(_after_restart(config, say), say) if ranks.leads else None)
     job = starters[type(config)](config, _here(config, say, ranks, origin))
     job.ranks = ranks
@@ -254,7 +256,7 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
         ranks=job.ranks,
         replica=job.compiled.calling(job.replica) if job.compiled and job.replica else job.replica,
     )
-    with _metrics_file(job) as metrics_file:
+    with reported(_about(job), partial(_metrics_file, job), say) as metrics_file:
         for step in range(begin, job.num_iterations):
             interrupts.arm()
             if job.config.save_every > 0 and step > begin and step % job.config.save_every == 0:
@@ -449,6 +451,20 @@ def _metrics_file(job: Job) -> TextIO:
     beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     os.replace(beside, path)  # a full disk, or a kill, leaves the former lines
     return open(path, "a", encoding="utf-8")
+
+
+def _about(job: Job) -> About:
+    """What the run's files and trackers say about it."""
+    return About(
+        run_dir=job.run_dir,
+        stage=job.stage,
+        model_tag=job.model_tag,
+        num_iterations=job.num_iterations,
+        dtype=job.dtype,
+        settings=_plain(job.config),
+        first_step=job.first_step,
+        leads=job.ranks.leads,
+    )
 
 
 def _step_of(line: str) -> int | None:

@@ -71,6 +71,7 @@ class BaseConfig:
     """Settings of `nanolab base`: learn language from plain text."""
 
     run: str = ""  # name of the run's folder under data_cache/runs; "" = base_<model_tag>
+    report_to: str = ""  # trackers besides metrics.jsonl, with commas between: wandb, trackio, tensorboard
     data: str = field(default_factory=default_data)  # "toy", "hub", or a directory of rows
     model_tag: str = ""  # name of the checkpoint; "" = d<depth>
     depth: int = 4  # layers; the width is 64 a layer (nanochat: 20 and 32)
@@ -105,6 +106,7 @@ class MidConfig:
     """Settings of `nanolab mid`: learn what conversations look like, every token a target."""
 
     run: str = ""  # "" = mid_<model_tag>
+    report_to: str = ""
     source: str = "base"  # stage of the checkpoint to start from
     data: str = field(default_factory=default_data)
     model_tag: str = ""  # the checkpoint to start from, and to write; "" = the only one there is
@@ -141,6 +143,7 @@ class SFTConfig:
     """Settings of `nanolab sft`: learn to answer, only the assistant's tokens are targets."""
 
     run: str = ""  # name of the run's folder under data_cache/runs; "" = sft_<model_tag>
+    report_to: str = ""  # trackers besides metrics.jsonl, with commas between: wandb, trackio, tensorboard
     source: str = "mid"  # stage of the checkpoint to start from: "mid" or "base"
     data: str = field(default_factory=default_data)  # "toy", "hub", or a directory of rows
     model_tag: str = ""  # the checkpoint to start from, and to write; "" = the only one there is
@@ -240,7 +243,17 @@ class ExportConfig:
     license: str = ""  # for the model card, as the hub spells it ("mit", "apache-2.0"); "" = none is named
 
 
+@settings_of_a_job
+@dataclass
+class RunsConfig:
+    """Settings of `nanolab runs`: a table of all runs."""
+
+    folder: str = ""  # where to look; "" = data_cache/runs
+    settings: bool = False  # also the settings in which the runs differ
+
+
 Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig | EvalConfig | ChatConfig | ImportConfig | ExportConfig
+Config |= RunsConfig
 
 
 # What a setting may be: at least 1; or -1 (its comment says what that means) or at least 1; or one of some words.
@@ -249,7 +262,7 @@ POSITIVE += ("target_examples_per_step", "num_epochs", "num_samples", "max_token
 MINUS_ONE_OR_POSITIVE = ("num_iterations", "max_data_tokens", "eval_metrics_max_problems", "vocab_size", "max_problems")
 MINUS_ONE_OR_POSITIVE += ("save_every", "keep_last")
 FINITE = ("embedding_lr", "unembedding_lr", "matrix_lr", "init_lr_frac", "weight_decay", "grad_clip")  # and 0 or more
-PATHS = ("data", "resume", "path", "tokenizer", "to")  # a Path will do
+PATHS = ("data", "resume", "path", "tokenizer", "to", "folder")  # a Path will do
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000  # beyond these, numbers of 32 bits fail
 WORDS = {
@@ -262,6 +275,22 @@ WORDS = {
     "loss_average": ("step", "micro_batch"),
     "stage": ("base", "mid", "sft"),
 }
+
+
+TRACKERS = ("wandb", "trackio", "tensorboard")
+
+
+def tracker_names(report_to: str) -> list[str]:
+    """The trackers that `report_to` names, each once. Raises ValueError for one that there is not.
+
+    >>> tracker_names("wandb, tensorboard")
+    ['wandb', 'tensorboard']
+    """
+    names = [name for name in (part.strip() for part in report_to.split(",")) if name]
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"report_to: there is no tracker {name!r}.{nearest(name, TRACKERS)}")
+    return list(dict.fromkeys(names))
 
 
 def check_settings(config: Config):
@@ -283,6 +312,7 @@ def check_settings(config: Config):
             raise ValueError(f"{name} must be one of {', '.join(WORDS[name])}, got {value!r}.{_meant(value, name)}")
     if hasattr(config, "source") and config.source not in (allowed := _sources(config)):
         raise ValueError(f"source must be one of {', '.join(allowed)}, got {config.source!r}.")
+    tracker_names(getattr(config, "report_to", ""))
     check_temperature(getattr(config, "temperature", 0))
     if getattr(config, "num_workers", 0) < -1:
         raise ValueError(f"num_workers must be 0 or more, or -1, got {config.num_workers}.")

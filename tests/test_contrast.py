@@ -34,6 +34,7 @@ from nanolab.show.figure import Picture
 from nanolab.show.live import draw_curve
 from nanolab.show.page import style_sheet
 from nanolab.show.palette import PAPER, SERIES, contrast
+from nanolab.show.runs import run_curves
 from nanolab.tokenizer import Tokenizer
 from tests import css
 from tests.conftest import BYTES, random_model
@@ -194,6 +195,10 @@ def curves_of_tasks(tokenizer):
     return [counts.task_curves({f"run {k}": frame + 0.1 * k for k in range(4)}, ["ARC", "GSM8K"])]
 
 
+def long_run(steps: int) -> pd.DataFrame:
+    return pd.DataFrame({"step": range(steps), "loss": 2 + np.sin(np.arange(steps))})
+
+
 def next_tokens(tokenizer):
     return [show.next_token_bars(random_model(tokenizer.vocab_size), tokenizer, list(b"2+2=4"), position=3, top=4)]
 
@@ -230,6 +235,10 @@ VIEWS = {
     "who_sees_whom": influences,
     "loss_curves": lambda tokenizer: [
         show.loss_curves({f"run {k}": STEPS.assign(loss=STEPS.loss + k) for k in range(4)}, "Losses")
+    ],
+    "run_curves": lambda tokenizer: [
+        run_curves({f"run {k} (lr=0.{k})": long_run(steps) + k for k in range(4)}, "loss", "Runs")
+        for steps in (20, 4_000)  # points with marks, and smoothed lines over pale ones
     ],
     "LiveCurve": live_curve,
     "draw_curve": lambda tokenizer: [draw_curve(STEPS, 40, "SFT", "step 40 of 40")],
@@ -547,7 +556,9 @@ def test_marks_of_pictures_are_seen_on_paper(sight):
         assert contrast_as_seen(colour, PAPER, sight) >= MARK, colour
 
 
-@pytest.mark.parametrize("name", ["loss_curves", "task_curves", "schedule_curves", "LiveCurve", "loss_by_tokens"])
+@pytest.mark.parametrize(
+    "name", ["loss_curves", "run_curves", "task_curves", "schedule_curves", "LiveCurve", "loss_by_tokens"]
+)
 def test_curves_and_points_differ_in_shape_as_well_as_in_colour(name):
     for picture in pictures_of(name):
         for legend in [ax.get_legend() for ax in picture.axes if ax.get_legend()] + picture.legends:

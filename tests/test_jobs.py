@@ -175,7 +175,7 @@ def test_settings_that_cannot_work_are_refused_before_any_work():
 def test_a_setting_that_does_not_exist_names_the_nearest_one_that_does():
     with pytest.raises(TypeError, match="SFTConfig has no setting num_iteration. Did you mean num_iterations[?]"):
         SFTConfig(num_iteration=5)
-    with pytest.raises(TypeError, match="BaseConfig has no setting zzz. There are: run, data, model_tag"):
+    with pytest.raises(TypeError, match="BaseConfig has no setting zzz. There are: run, report_to, data"):
         BaseConfig(zzz=1)
 
 
