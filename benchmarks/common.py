@@ -13,7 +13,7 @@ from nanolab.memory import MiB, peak_bytes, reset_peak
 from nanolab.memory import held_bytes as resident_bytes
 from nanolab.optim import make_optimizers
 from nanolab.render import conversation_segments
-from nanolab.runtime import DTYPES, autocast
+from nanolab.runtime import autocast
 from nanolab.tokenizer import Tokenizer
 
 __all__ = ["MiB", "peak_bytes", "reset_peak", "resident_bytes"]  # passed on from nanolab.memory; and all of this file
@@ -106,29 +106,6 @@ def times_as_fast(reference: Sequence[float], other: Sequence[float]) -> float:
     2.0
     """
     return statistics.median(a / b for a, b in zip(reference, other, strict=True))
-
-
-def matrix_rate(dtype: str, repeats: int = 3) -> float:
-    """Operations a second of the fastest of a few products of 2,048 x 2,048 matrices on the processor."""
-    a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE).to(DTYPES[dtype]) for _ in range(2))
-    return 2 * PRODUCT_SIZE**3 / min(seconds_of(lambda: torch.mm(a, b)) for _ in range(repeats))
-
-
-def useful_operations(config: GPTConfig, lengths: Sequence[int], supervised: int) -> float:
-    """The arithmetic that a step cannot do without, forward and backward: multiplications plus additions.
-
-        6 * matrices * real tokens + 6 * V * C * supervised tokens + 3 * n_layer * sum of 2 * 2 * L (L + 1) / 2 * C
-
-    matrices: weights of the blocks. The sum is over conversations of L input slots: scores and mixed values, 2 C each
-    for every pair of positions that causality allows. Norms, rotary, softmax and optimizers are not counted.
-
-    >>> useful_operations(GPTConfig.from_depth(4, 65_536), [100], 50) / 1e9
-    6.982656
-    """
-    C, V = config.n_embd, config.vocab_size
-    matrices = 12 * config.n_layer * C**2  # four of (C, C) and two of (4 C, C) a layer
-    attention = config.n_layer * sum(2 * 2 * L * (L + 1) / 2 * C for L in lengths)
-    return 6 * matrices * sum(lengths) + 6 * V * C * supervised + 3 * attention
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]):

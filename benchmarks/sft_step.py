@@ -18,7 +18,7 @@ collates inside). bfloat16 is measured only where the processor has instructions
 
 One step warms up; then each of --steps steps is done by all ways in turn, --rounds times. s/step is the median of the
 rounds, "times the seed" the median over rounds of the supervised tokens/s against those of `seed` in the same round.
-"share" is the useful arithmetic (common.useful_operations: what no way can leave out) a second against the best
+"share" is the useful arithmetic (nanolab.flops.useful_operations: what no way can leave out) a second against the best
 product of 2,048 x 2,048 matrices of that dtype in the same run; the seed does more arithmetic than that for nothing.
 """
 
@@ -30,19 +30,19 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from common import (
+    PRODUCT_SIZE,
     load_tokenizer,
     make_model,
-    matrix_rate,
     move_weights,
     print_table,
     seconds_of,
     seed_backward,
     sft_optimizers,
-    useful_operations,
 )
 from trl_peer import SETTINGS, TASKS, need_trl, not_here, trl_rate
 
 from nanolab.batch import Batch, Row, lay_out
+from nanolab.flops import matrix_rate, useful_operations
 from nanolab.gpt import GPTConfig
 from nanolab.render import render_conversation
 from nanolab.runtime import bfloat16_instructions, describe_machine, pick_device
@@ -111,7 +111,7 @@ def main():
             found[name].seconds.append(seconds)
         for setting in args.trl_settings if args.trl else ():
             add_trl(found, setting, rows, tokenizer, config, args.steps)
-        rates = {dtype: max(best, matrix_rate(dtype)) for dtype, best in rates.items()}
+        rates = {dtype: max(best, matrix_rate(device, dtype, PRODUCT_SIZE)) for dtype, best in rates.items()}
         print(f"round {number + 1} of {args.rounds}: {time.perf_counter() - began:.0f} s", flush=True)
     report(args, found, rates, config, rows[EXAMPLES_PER_STEP:])
 
@@ -204,7 +204,8 @@ def add_trl(
 
 def report(args, found: dict[str, Measured], rates: dict[str, float], config: GPTConfig, rows: Sequence[Row]):
     seed = found["seed"]
-    useful = useful_operations(config, [len(ids) - 1 for ids, _ in rows], seed.supervised)
+    lengths = [len(ids) - 1 for ids, _ in rows]
+    useful = useful_operations(config, sum(lengths), seed.supervised, sum(L * (L + 1) // 2 for L in lengths))
     products = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in rates.items())
     print(f"useful arithmetic {useful / args.steps / 1e9:.0f} GFLOP a step; products reach {products}\n")
     lines = [line(name, way, seed, args.steps, useful, rates) for name, way in found.items()]

@@ -115,6 +115,7 @@ class Step:
     left_out: list[str] = field(default_factory=list)
     rows: list[str] = field(default_factory=list)  # where its conversations are from, for messages; [] for streams
     of_all_ranks: Totals | None = None  # None: there is one rank
+    pairs: int = 0  # of a position and one that it may look at, in the whole step: the size of attention's work
 
     @property
     def totals(self) -> Totals:
@@ -353,9 +354,10 @@ class StepDataset(Dataset):
         shares = [[rows[i] for i in share] for share in self._shares(rows)]
         plans = [self._plan_of(share) for share in shares]
         batches = batches_of(plans[self.rank], shares[self.rank], self._pad_id)
+        pairs = sum(len(ids) * (len(ids) - 1) // 2 for ids, _ in rows)
         if self.world_size == 1:
-            return Step(batches, len(rows), left_out, names)
-        return Step(batches or self._filler(), len(rows), left_out, names, _totals(plans, rows))
+            return Step(batches, len(rows), left_out, names, pairs=pairs)
+        return Step(batches or self._filler(), len(rows), left_out, names, _totals(plans, rows), pairs)
 
     def plan(self, step: int) -> Plan:
         """How step `step` is laid out, without its tensors; the conversations are rendered, for their lengths."""
@@ -553,10 +555,11 @@ class StreamDataset(Dataset):
         inputs = flat[:-1].view(-1, self.max_seq_len)
         targets = flat[1:].view(-1, self.max_seq_len)
         size = self.device_batch_size
-        pairs = zip(inputs.split(size), targets.split(size), strict=True)
         bad = [problem for place, problem in self._bad if start <= place < start + self.total_batch_size]
-        batches = [Batch(x, y, real_tokens=x.numel()) for x, y in pairs]
+        micro_batches = zip(inputs.split(size), targets.split(size), strict=True)
+        batches = [Batch(x, y, real_tokens=x.numel()) for x, y in micro_batches]
+        pairs = len(inputs) * self.max_seq_len * (self.max_seq_len + 1) // 2
         if self.world_size == 1:
-            return Step(batches, left_out=bad)
+            return Step(batches, left_out=bad, pairs=pairs)
         totals = Totals(flat.numel() - 1, flat.numel() - 1, flat.numel() - 1, len(batches))
-        return Step(batches[self.rank :: self.world_size], left_out=bad, of_all_ranks=totals)
+        return Step(batches[self.rank :: self.world_size], left_out=bad, of_all_ranks=totals, pairs=pairs)

@@ -12,6 +12,7 @@ after steps.
 import json
 import os
 import signal
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -38,6 +39,7 @@ from nanolab.checkpoint import (
 )
 from nanolab.compiled import CompiledGPT, compiler_problem
 from nanolab.evaluate import Evaluation, evaluate, loss_sum, merged, ratio, text_sum
+from nanolab.flops import Peak, peak_of, useful_operations
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.interrupt import Interrupted, Interrupts
 from nanolab.layout import possible_shapes
@@ -110,6 +112,7 @@ class Job:
     evaluate: Callable[..., dict[str, float]]  # step, guard -> metrics, {} when none is due
     dtype: str
     memory: PeakMemory  # counts what steps hold, above what was held before the model was made
+    peak: Peak  # of one device
     ranks: Ranks = ALONE
     replica: DistributedDataParallel | None = None  # with several ranks, the model that adds up their gradients
     compiled: CompiledGPT | None = None  # what calls the model in training, if torch.compile is on
@@ -122,6 +125,7 @@ class Job:
     left_out: list[str] = field(default_factory=list)  # conversations that were skipped or cut, and why
     empty_steps: int = 0  # steps without a supervised token: they moved no weight
     estimate: MemoryEstimate | None = None  # of step 0
+    shares_of_peak: list[float] = field(default_factory=list)  # mfu of every step
     peak_bytes: int = 0  # the most that a step has held so far
     saved_step: int = 0  # how many steps the last checkpoint has behind it, the one resumed from included
     broken: bool = False  # a step was broken off while the weights moved
@@ -163,6 +167,7 @@ class Here(NamedTuple):
 
     device: torch.device
     dtype: str
+    peak: Peak  # of the device in that precision
     ranks: Ranks
     origin: Path | None  # the checkpoint to go on from
     say: Say
@@ -179,7 +184,7 @@ def _here(config, say: Say, ranks: Ranks, origin: Path | None) -> Here:
         say(f"{ranks.world_size} processes train together; this is rank {ranks.rank}'s account")
     say(f"Device: {describe_machine(device)}; matrix products in {dtype} ({reason})")
     say(f"The same bits again in another run: {set_deterministic(device, config.deterministic)}")
-    return Here(device, dtype, ranks, origin, say)
+    return Here(device, dtype, ranks.same(peak_of(device, dtype)), ranks, origin, say)
 
 
 def _say_nothing(_text: str):
@@ -270,12 +275,20 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
                 asked = job.ranks.gather(interrupts.asked)  # it may be another rank that was told to stop
                 _leave(job, next(number for number in asked if number is not None), say)
             report.metrics = metrics
+            report.mfu = _mfu(job, report)
+            job.shares_of_peak.append(report.mfu)
             job.left_out += report.left_out
             job.empty_steps += report.loss is None
             job.first_step = step + 1  # where this job goes on, if its loop is left here and run again
             _write_line(metrics_file, report)
             yield report
         _finish(job, metrics_file, interrupts, say)
+
+
+def _mfu(job: Job, report: Report) -> float:
+    """The share of the devices' peak that went into arithmetic for real tokens."""
+    useful = useful_operations(job.model.config, report.real_tokens, report.num_tokens, report.pairs)
+    return useful / report.seconds / (job.peak.operations * job.ranks.world_size)
 
 
 def _next_report(job: Job, training: Iterator[Report], say: Say) -> Report | None:
@@ -309,6 +322,12 @@ def _finish(job: Job, metrics_file: TextIO, interrupts: Interrupts, say: Say):
     if job.config.save and job.ranks.leads:
         amend_meta(job.saved, {"metrics": job.metrics})
     _say_left_out(job, say)
+    each = "" if job.ranks.world_size == 1 else f"; {job.ranks.world_size} of them"
+    if job.shares_of_peak:
+        say(
+            f"Arithmetic for real tokens: {statistics.median(job.shares_of_peak):.0%} of the peak in the median step "
+            f"({job.peak}{each})"
+        )
     if job.estimate is not None:
         say(
             f"Memory: {in_mib(job.peak_bytes)} MiB at the peak of a step, above what the process held before (what it "
@@ -578,6 +597,7 @@ def _start_base(config: BaseConfig, here: Here) -> Job:
         tokenizer=tokenizer,
         optimizers=_optimizers(model, config, here),
         memory=memory,
+        peak=here.peak,
         steps=make_stream(train_text),
         num_iterations=num_iterations,
         schedule=lambda step: (constant_then_linear(step, num_iterations), muon_momentum(step)),
@@ -615,6 +635,7 @@ def _start_mid(config: MidConfig, here: Here) -> Job:
         tokenizer=tokenizer,
         optimizers=_optimizers(model, config, here),
         memory=memory,
+        peak=here.peak,
         steps=steps,
         num_iterations=num_iterations,
         schedule=schedule,
@@ -651,6 +672,7 @@ def _start_sft(config: SFTConfig, here: Here) -> Job:
         tokenizer=tokenizer,
         optimizers=_optimizers(model, config, here),
         memory=memory,
+        peak=here.peak,
         steps=steps,
         num_iterations=num_iterations,
         schedule=lambda step: (linear_to_zero(step, num_iterations), None),

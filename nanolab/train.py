@@ -48,6 +48,8 @@ class Report:
     num_conversations: int = 0  # 0 where rows are cut from a stream (base, mid)
     left_out: list[str] = field(default_factory=list)  # conversations skipped or cut, and why
     grad_norm: float | None = None  # before clipping; measured only where the gradient is clipped
+    pairs: int = 0  # of a position and one that it may look at: the size of attention's work
+    mfu: float | None = None  # useful arithmetic a second over the devices' peak, see flops.py; jobs measure it
     imbalance: float = 1.0  # real tokens of the rank that had most, over the mean of ranks
     metrics: dict[str, float] = field(default_factory=dict)  # evaluations made just before this step's update
 
@@ -148,6 +150,7 @@ def train(
             num_conversations=step.num_conversations,
             left_out=step.left_out,
             grad_norm=grad_norm,
+            pairs=step.pairs,
             imbalance=totals.imbalance,
         )
 
