@@ -11,7 +11,7 @@ from nanolab import flops
 from nanolab.batch import lay_out
 from nanolab.course import recipe
 from nanolab.flops import CARDS, Peak, matrix_rate, peak_of, useful_operations
-from nanolab.gpt import LOGIT_SOFTCAP, GPT, GPTConfig
+from nanolab.gpt import GPT, LOGIT_SOFTCAP, GPTConfig
 from nanolab.jobs import run, start, train_tokenizer
 from nanolab.loss import plain_cross_entropy
 from nanolab.settings import TokenizerConfig
