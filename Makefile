@@ -34,6 +34,7 @@ site: env  # the course as HTML pages that open from disk
 bench: env  # the short form of the main ones, on built-in rows; benchmarks/RESULTS.md has the long ones
 	$(BIN)/python benchmarks/sft_step.py --steps 1 --rounds 2
 	$(BIN)/python benchmarks/padding.py
+	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/memory.py --budgets 2048
 	$(BIN)/python benchmarks/rendering.py
 	$(BIN)/python benchmarks/generation.py --vocab_sizes 1024 --rounds 1
