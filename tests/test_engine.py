@@ -22,6 +22,7 @@ from nanolab.evaluate import (
     chat_core,
     evaluate,
     mean_loss,
+    merged,
     wilson_interval,
 )
 from nanolab.gpt import GPT, GPTConfig
@@ -376,6 +377,26 @@ def test_several_samples_are_graded_alike_for_any_batch_size_and_progress_is_tol
     assert runs[0].table["reply"].nunique() > 9  # samples differ
     assert [(p.done, p.total) for p in seen[:18]] == [(n, 18) for n in range(1, 19)]
     assert seen[17].num_correct == runs[0].num_correct and 0 < runs[0].accuracy < 1
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 20])
+def test_several_ranks_together_grade_as_one(num_ranks, small_tokenizer):
+    model = random_model(small_tokenizer.vocab_size, seed=5)
+    options = {Choices: {}, Words: {"num_samples": 2, "temperature": 1.0, "max_tokens": 5}}
+    for task, asked in options.items():
+        alone = evaluate(model, small_tokenizer, task(), **asked)
+        shares = [evaluate(model, small_tokenizer, task(), share=(k, num_ranks), **asked) for k in range(num_ranks)]
+        together = merged(shares)
+        assert (together.num_correct, together.num_problems) == (alone.num_correct, alone.num_problems)
+        assert together.chance == pytest.approx(alone.chance)
+        assert together.table[alone.table.columns].equals(alone.table) or same_but_for_rounding(together, alone)
+
+
+def same_but_for_rounding(together, alone) -> bool:
+    """Letters' probabilities differ in the last digits when other prompts share the batch."""
+    exact = [name for name in alone.table.columns if name != "probability"]
+    apart = (together.table["probability"] - alone.table["probability"]).abs().max()
+    return together.table[exact].equals(alone.table[exact]) and apart < 1e-5
 
 
 def test_pass_at_k_is_the_share_of_draws_with_a_right_reply():

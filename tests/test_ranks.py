@@ -174,6 +174,27 @@ def test_an_error_of_one_rank_ends_all_and_is_told(folder):
     assert "Traceback" not in said.split("nanolab (rank 0): ")[0]
 
 
+@pytest.mark.slow
+def test_two_ranks_grade_what_one_grades_and_keep_it_once(folder):
+    kept = {}
+    for ranks in ((), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")):
+        cache = folder.with_name(f"graded_by_{len(ranks)}")
+        shutil.copytree(folder, cache)
+        job = ("-m", "nanolab", "eval", "--source", "base", "--data", "toy", "--device_type", "cpu")
+        job += ("--task_name", "ARC-Easy|SimpleSpelling", "--max_problems", "7", "--max_tokens", "8")
+        env = {**os.environ, "NANOLAB_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, *ranks, *job], cwd=CLONE, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("ARC-Easy: ") == 1
+        (run_dir,) = (cache / "runs").glob("base_d2")
+        replies = {path.name: path.read_text() for path in sorted((run_dir / "replies").iterdir())}
+        grades = json.loads((run_dir / "grades.json").read_text())
+        kept[ranks] = (replies, [{name: grade[name] for name in ("task", "accuracy")} for grade in grades])
+    alone, two = kept.values()
+    assert two[1] == alone[1] and two[0].keys() == alone[0].keys()
+    assert two[0]["SimpleSpelling.jsonl"] == alone[0]["SimpleSpelling.jsonl"]
+
+
 def steps_of(toy_mixture, tokenizer, world_size: int, **options) -> list[StepDataset]:
     settings = {"num_examples": 10, "batching": "packed", "device_batch_tokens": 256, **options}
     return [
