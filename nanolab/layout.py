@@ -135,7 +135,7 @@ def plan(
     return Plan(batching, tuple(micro_batches), static_shapes)
 
 
-def check_batching(batching: str, device_batch_size: int = 4, device_batch_tokens: int = 2048):
+def check_batching(batching: str, device_batch_size: int = 4, device_batch_tokens: int = 2048) -> None:
     """Raise ValueError if these are not settings of a plan.
 
     >>> check_batching("sorted")
