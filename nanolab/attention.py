@@ -1,10 +1,14 @@
 """Step 5, the part where positions look at each other: rotary positions, attention, and the key-value cache."""
 
 import inspect
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+if TYPE_CHECKING:
+    from nanolab.gpt import GPTConfig
 
 varlen_attn = None
 if torch.backends.cuda.is_built():  # elsewhere it is of no use, and the import brings the compiler: two seconds
@@ -59,7 +63,7 @@ class KVCache:
         n_layer, shape: (rows, H, capacity, D) of the keys of one layer.
     """
 
-    def __init__(self, n_layer: int, shape: tuple[int, int, int, int], device, dtype):
+    def __init__(self, n_layer: int, shape: tuple[int, int, int, int], device: torch.device | str, dtype: torch.dtype):
         # Zeros, not empty: a masked position has weight 0, and 0 times a leftover NaN would be NaN.
         self.keys = torch.zeros((n_layer, *shape), device=device, dtype=dtype)
         self.values = torch.zeros((n_layer, *shape), device=device, dtype=dtype)
@@ -69,7 +73,7 @@ class KVCache:
         rows = slice(first_row, first_row + num_rows)
         return CacheWindow(self.keys[:, rows, :, : start + T], self.values[:, rows, :, : start + T], start)
 
-    def move(self, source: int, target: int, length: int):
+    def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of row `source` to row `target`."""
         for kept in (self.keys, self.values):
             kept[:, target, :, :length] = kept[:, source, :, :length]
@@ -205,7 +209,7 @@ _document_attention.register_autograd(_backward, setup_context=_keep_for_backwar
 class CausalSelfAttention(nn.Module):
     """Each position mixes the values of itself and those before it, weighted by how well keys match its query."""
 
-    def __init__(self, config, layer: int):
+    def __init__(self, config: "GPTConfig", layer: int):
         super().__init__()
         self.layer, self.n_head, self.n_kv_head = layer, config.n_head, config.n_kv_head
         self.head_dim = config.n_embd // config.n_head
@@ -222,6 +226,7 @@ class CausalSelfAttention(nn.Module):
         cache: CacheWindow | None = None,
         borders: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """x (B, T, C) to (B, T, C); with a `cache` also over what it holds, with `borders` inside documents only."""
         B, T, C = x.shape
         q = self.c_q(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)  # (B, H, T, D)
         k = self.c_k(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)

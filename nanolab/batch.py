@@ -26,9 +26,10 @@ their tensors.
     positions 0123401012      start again in each document
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -45,6 +46,16 @@ ON_BAD_ROW = ("error", "skip")
 SLOTS_A_BORDER = 8  # one border of a static table for so many slots; the SFT mixtures' conversations have 10 or more
 
 Row = tuple[list[int], list[int]]  # (ids, mask) of one conversation
+
+
+class Rows(Protocol):
+    """What steps are made of: a task, a mixture of tasks, texts, or a list of them."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """One of them."""
 
 
 @dataclass
@@ -292,7 +303,7 @@ def fit(row: Row, max_data_tokens: int | None, overlong: str, where: str = "a co
     raise ValueError(f"Unknown overlong {overlong!r}. There are: {', '.join(OVERLONG)}.")
 
 
-def check_on_bad_row(on_bad_row: str):
+def check_on_bad_row(on_bad_row: str) -> None:
     """Raise ValueError unless it is a known policy for rows that cannot be read."""
     if on_bad_row not in ON_BAD_ROW:
         raise ValueError(f"Unknown on_bad_row {on_bad_row!r}. There are: {', '.join(ON_BAD_ROW)}.")
@@ -318,7 +329,7 @@ class StepDataset(Dataset):
 
     def __init__(
         self,
-        mixture,
+        mixture: Rows,
         tokenizer: Tokenizer,
         num_examples: int,
         device_batch_size: int = 4,
@@ -434,7 +445,7 @@ def _totals(plans: list[Plan], rows: list[Row]) -> Totals:
 
 
 def sft_data_generator(
-    dataset, tokenizer: Tokenizer, batch_size: int, device: str = "cpu", max_data_tokens: int | None = None
+    dataset: Rows, tokenizer: Tokenizer, batch_size: int, device: str = "cpu", max_data_tokens: int | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The seed's generator: endless (inputs, targets) of `batch_size` conversations in order, over and over.
 
@@ -483,8 +494,8 @@ class StreamDataset(Dataset):
 
     def __init__(
         self,
-        documents,
-        encode,
+        documents: Rows,
+        encode: Callable[[Any], list[int]],
         max_seq_len: int,
         device_batch_size: int,
         total_batch_size: int,

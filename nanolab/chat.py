@@ -13,7 +13,7 @@ import codecs
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from io import TextIOWrapper
 from itertools import takewhile
@@ -126,7 +126,7 @@ class Chat:
         self.top_k, self.seed = top_k, seed
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget the conversation; the next turn is turn 0 again."""
         self.messages: list[dict] = []
         self.prompt_ids: list[int] = []
@@ -143,7 +143,7 @@ class Chat:
         """Whether the last reply was cut because it reached `max_tokens`."""
         return self.ending == "cut"
 
-    def stream(self, text: str, stop: Callable[[], bool] | None = None) -> Iterator[Piece]:
+    def stream(self, text: str, stop: Callable[[], bool] | None = None) -> Generator[Piece, None, None]:
         """Say something to the model and get its reply piece by piece; the text is text, whatever it spells.
 
         `stop` is asked after each token; once it is true the reply ends there. What was said before a stop, a closed
@@ -151,14 +151,14 @@ class Chat:
         """
         return self._begin([{"role": "user", "content": text}], stop)
 
-    def answer(self, stop: Callable[[], bool] | None = None) -> Iterator[Piece]:
+    def answer(self, stop: Callable[[], bool] | None = None) -> Generator[Piece, None, None]:
         """The reply to messages that end on the user's, as `stream` without a new text.
 
         Raises RenderError for messages that cannot be rendered.
         """
         return self._begin([], stop)
 
-    def _begin(self, new: list[dict], stop: Callable[[], bool] | None) -> Iterator[Piece]:
+    def _begin(self, new: list[dict], stop: Callable[[], bool] | None) -> Generator[Piece, None, None]:
         """Enter the turn into the messages; its reply is still empty."""
         reader, before = ReplyReader(self.engine.tokenizer), len(self.messages)
         messages = [*self.messages, *new, {"role": "assistant", "content": reader.parts}]
@@ -168,7 +168,7 @@ class Chat:
         self.reply_ids, self.ending = [], "stopped"  # what it is if nobody ever asks for the first piece
         return self._turn(reader, before, stop or (lambda: False))
 
-    def _turn(self, reader: ReplyReader, before: int, stop: Callable[[], bool]) -> Iterator[Piece]:
+    def _turn(self, reader: ReplyReader, before: int, stop: Callable[[], bool]) -> Generator[Piece, None, None]:
         self.ending = ""
         turn = sum(message["role"] == "assistant" for message in self.messages[:before])
         options = {"temperature": self.temperature, "top_k": self.top_k, "seed": self.seed + turn}
@@ -234,7 +234,7 @@ def ending_note(chat: Chat) -> str:
     return "; ".join(told)
 
 
-def write_out(text: str):
+def write_out(text: str) -> None:
     """Print at once, without a new line."""
     print(text, end="", flush=True)
 
@@ -279,7 +279,7 @@ def lines(ask: Callable[[str], str], write: Callable[[str], object], dim: bool) 
         yield line
 
 
-def command(line: str, chat: Chat, write: Callable[[str], object], dim: bool):
+def command(line: str, chat: Chat, write: Callable[[str], object], dim: bool) -> None:
     """Do what a line that begins with a slash says; for an unknown one, show the list."""
     if line == "/reset":
         chat.reset()
@@ -290,7 +290,7 @@ def command(line: str, chat: Chat, write: Callable[[str], object], dim: bool):
     write("".join(f"  {name:<8}{what}\n" for name, what in COMMANDS.items()))
 
 
-def reply(chat: Chat, text: str, write: Callable[[str], object], dim: bool):
+def reply(chat: Chat, text: str, write: Callable[[str], object], dim: bool) -> None:
     """Write the reply to a text as it comes, and a note if it was stopped or cut; Ctrl-C stops the reply only."""
     try:
         with closing(chat.stream(text)) as pieces:

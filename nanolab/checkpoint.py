@@ -98,13 +98,13 @@ def save_checkpoint(
             torch.save(training_state, beside / OPTIMIZER)
         files = {file.name: digest(file) for file in sorted(beside.iterdir())}
         (beside / META).write_text(json.dumps({**known, **meta, "files": files}, indent=2), encoding="utf-8")
-        _flush(beside)
+        flush(beside)
         os.chmod(beside, 0o755)  # mkdtemp makes it private
         if place.exists():
             _swap(beside, place)
         else:
             beside.rename(place)
-        _flush_folder(place.parent)
+        flush_folder(place.parent)
     except (OSError, SafetensorError, RuntimeError) as error:  # the last two: how safetensors and torch say it
         shutil.rmtree(beside, ignore_errors=True)
         free = shutil.disk_usage(place.parent).free / 2**20
@@ -131,7 +131,7 @@ def load_training_state(path: Path) -> dict:
         raise ValueError(f"{shown(path / OPTIMIZER)} is damaged or holds more than plain data: {error}") from error
 
 
-def remove_older(stage: str, model_tag: str, keep_last: int):
+def remove_older(stage: str, model_tag: str, keep_last: int) -> None:
     """Keep only the checkpoints of a tag that were saved last; -1 keeps all.
 
     Each is renamed out of sight first: a process that is killed here leaves no half of a checkpoint behind.
@@ -161,7 +161,7 @@ def _number(path: Path) -> float:
         return math.inf
 
 
-def amend_meta(path: Path, changes: dict):
+def amend_meta(path: Path, changes: dict) -> None:
     """Change entries of a checkpoint's metadata, in one step: a reader finds all of them or none."""
     beside = path.parent / f"{path.name}-{META}-{os.getpid()}"
     try:
@@ -172,15 +172,16 @@ def amend_meta(path: Path, changes: dict):
         raise OSError(f"Could not write {shown(path / META)}: {error}. The checkpoint is whole as it was.") from error
 
 
-def _flush(folder: Path):
+def flush(folder: Path) -> None:
     """Wait until a folder's files are on the disk: a rename may reach it before what was written first."""
     for path in folder.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
-def _flush_folder(folder: Path):
+def flush_folder(folder: Path) -> None:
+    """Wait until a folder's list of names is on the disk, after a renaming in it."""
     if os.name == "posix":  # elsewhere folders cannot be opened
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -301,7 +302,7 @@ def read_meta(path: Path) -> dict:
     return meta
 
 
-def check_files(path: Path, meta: dict, names: tuple[str, ...]):
+def check_files(path: Path, meta: dict, names: tuple[str, ...]) -> None:
     """Raise ValueError unless these files are those that were saved; checkpoints without digests are let through."""
     for name in names if "files" in meta else ():
         try:

@@ -111,7 +111,7 @@ def _work(config: Config, ranks: "Ranks"):
             train_with_progress(jobs.start(config, ranks=ranks))
 
 
-def grade_with_progress(config: EvalConfig, ranks: "Ranks"):
+def grade_with_progress(config: EvalConfig, ranks: "Ranks") -> None:
     """Grade a checkpoint, a line a task; when somebody watches, a bar with the running accuracy stands below."""
     from nanolab.evaluate import chat_core
     from nanolab.grades import run_eval
@@ -129,7 +129,7 @@ def grade_with_progress(config: EvalConfig, ranks: "Ranks"):
         print(f"ChatCORE of these {len(graded)} tasks: {chat_core(graded.values()):.3f} (0 is guessing, 1 all right)")
 
 
-def train_with_progress(job: "Job"):
+def train_with_progress(job: "Job") -> None:
     """Train a job, a line a step; when somebody watches, a bar with the time left stands below the lines."""
     from nanolab import jobs
 

@@ -78,7 +78,9 @@ class CompiledGPT:
         """Graphs compiled by this process since the warm-up."""
         return _graphs() - self._graphs_when_warm
 
-    def warm_up(self, shapes: Iterable[tuple[int, int]], batching: str, dtype: str, say: Callable[[str], None] = print):
+    def warm_up(
+        self, shapes: Iterable[tuple[int, int]], batching: str, dtype: str, say: Callable[[str], None] = print
+    ) -> None:
         """Compile forward and backward for every shape (B, T), with batches of nothing; leaves no gradient behind."""
         began = time.perf_counter()
         shapes = sorted(shapes, key=lambda shape: shape[0] * shape[1])

@@ -20,13 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from nanolab import show
 from nanolab.batch import StepDataset
 from nanolab.checkpoint import find_checkpoint, read_meta
 from nanolab.grades import side_by_side
 from nanolab.jobs import Job, run, start, tokenizer_dir, train_tokenizer
-from nanolab.paths import CLONE, cache_dir, shown
+from nanolab.paths import CLONE, NO_CLONE, cache_dir, shown
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
 from nanolab.tasks import sft_mixture
 from nanolab.tokenizer import FILE_NAME as TOKENIZER_FILE
@@ -62,7 +63,7 @@ SHORT = {
 }
 
 
-def recipe(stage: str, data: str, model_tag: str = "d4", **changes) -> BaseConfig | MidConfig | SFTConfig:
+def recipe(stage: str, data: str, model_tag: str = "d4", **changes: Any) -> BaseConfig | MidConfig | SFTConfig:
     """The course's settings of a stage, with changes.
 
     >>> recipe("mid", "toy", num_iterations=5).total_batch_size
@@ -74,7 +75,7 @@ def recipe(stage: str, data: str, model_tag: str = "d4", **changes) -> BaseConfi
     return STAGES[stage](**{**settings, **changes})
 
 
-def ensure_tokenizer(data: str, say=print) -> Tokenizer:
+def ensure_tokenizer(data: str, say: Callable[[str], None] = print) -> Tokenizer:
     """The tokenizer in the cache folder; if there is none, train it on the data first, and say so."""
     if not (tokenizer_dir() / TOKENIZER_FILE).exists():
         say(f"No tokenizer in {shown(tokenizer_dir())} -> training it now.")
@@ -84,7 +85,7 @@ def ensure_tokenizer(data: str, say=print) -> Tokenizer:
     return tokenizer
 
 
-def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say=print) -> Path:
+def ensure_checkpoint(stage: str, data: str, model_tag: str = "d4", say: Callable[[str], None] = print) -> Path:
     """The folder of a base, mid or SFT checkpoint; if it is missing, train what is missing first, and say so.
 
     On built-in rows by the recipe (some minutes); on other data only a few steps, enough to go on from.
@@ -121,7 +122,7 @@ def _train(job: Job, say: Callable[[str], None]) -> Path:
     return job.saved
 
 
-def execute(notebook: Path, output: Path, parameters: dict | None = None):
+def execute(notebook: Path, output: Path, parameters: dict | None = None) -> None:
     """Run a notebook in a fresh kernel with papermill, its text streaming to the terminal."""
     import papermill  # here, because the notebooks import this module and it takes seconds
 
@@ -134,7 +135,7 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None):
     print(f"--- {notebook.name}: {time.perf_counter() - began:.0f} s, executed copy {shown(output)}")
 
 
-def run_main_job():
+def run_main_job() -> None:
     """`make run`: the training notebooks on built-in rows, then the table that says what training changed."""
     folder = (cache_dir() / "runs" / "main").resolve()
     os.environ["NANOLAB_CACHE"] = str(folder)  # its checkpoints stay apart from those you make in the lab
@@ -145,7 +146,7 @@ def run_main_job():
     print(table.to_string(float_format=lambda value: f"{value:.1%}"))
 
 
-def run_notebooks(numbers: Sequence[str] = ()):
+def run_notebooks(numbers: Sequence[str] = ()) -> None:
     """`make notebooks`: every notebook in order, or those of some numbers, run as it is and saved with its outputs."""
     folder = (cache_dir() / "runs" / "course").resolve()
     if not numbers and folder.exists():
@@ -161,7 +162,7 @@ def run_notebooks(numbers: Sequence[str] = ()):
         draw_readme_picture(NOTEBOOKS / "pictures" / "batch_map.png")
 
 
-def run_in_place(path: Path):
+def run_in_place(path: Path) -> None:
     """Run a notebook in a fresh kernel and save it with its outputs."""
     import nbformat  # these two as well
     from nbclient import NotebookClient
@@ -185,7 +186,7 @@ def digest_of_what_runs(cells: Sequence[str]) -> str:
     return sha256(json.dumps([RECIPE, *cells], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def draw_readme_picture(path: Path):
+def draw_readme_picture(path: Path) -> None:
     """The README's picture: the first micro-batch of four conversations, laid out as nanochat does."""
     tokenizer = ensure_tokenizer("toy")
     batch = StepDataset(sft_mixture(data="toy"), tokenizer, num_examples=4)[0].batches[0]
@@ -195,7 +196,10 @@ def draw_readme_picture(path: Path):
 
 
 def main(args: list[str]) -> int:
-    """Run what was named; the exit status is 2 for an unknown name."""
+    """Run what was named; the exit status is 2 for an unknown name, 1 where there are no notebooks."""
+    if not NOTEBOOKS.is_dir():
+        print(f"nanolab.course: {NO_CLONE}", file=sys.stderr)
+        return 1
     _stream_notebook_text()
     verb, *numbers = args or [""]
     there = {path.name[:2] for path in NOTEBOOKS.glob("[0-9]*.ipynb")}

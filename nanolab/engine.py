@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Any
 
 import torch
 
@@ -59,13 +60,13 @@ class Engine:
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype  # dtype: of the products and the cache
         self._stops = (tokenizer.special("assistant_end"), tokenizer.special("bos"))
 
-    def reply(self, conversation: dict, max_tokens: int = 256, temperature: float = 0.0, **options) -> str:
+    def reply(self, conversation: dict, max_tokens: int = 256, temperature: float = 0.0, **options: Any) -> str:
         """What the model answers to a conversation, as text with its special tokens, without the closing one."""
         prompt = render_for_completion(conversation, self.tokenizer)
         return self.tokenizer.decode(self.generate([prompt], max_tokens, temperature, **options)[0])
 
     def stream(
-        self, prompt: Sequence[int], max_tokens: int = 256, temperature: float = 1.0, **options
+        self, prompt: Sequence[int], max_tokens: int = 256, temperature: float = 1.0, **options: Any
     ) -> Iterator[int]:
         """The new ids for one prompt, one at a time, forced tool output included, the closing token not."""
         for _, token in self._events([prompt], max_tokens, temperature, **options):
@@ -73,7 +74,7 @@ class Engine:
                 yield token
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_tokens: int = 256, temperature: float = 1.0, **options
+        self, prompts: Sequence[Sequence[int]], max_tokens: int = 256, temperature: float = 1.0, **options: Any
     ) -> list[list[int]]:
         """The new ids for each prompt; each ends at `<|assistant_end|>` or `<|bos|>` (left out) or at `max_tokens`.
 
@@ -88,7 +89,7 @@ class Engine:
         return [said[k] for k in range(len(prompts))]
 
     def replies(
-        self, prompts: Sequence[Sequence[int]], max_tokens: int = 256, temperature: float = 1.0, **options
+        self, prompts: Sequence[Sequence[int]], max_tokens: int = 256, temperature: float = 1.0, **options: Any
     ) -> Iterator[tuple[int, list[int]]]:
         """(index of a prompt, its new ids), each as soon as it has ended, not in order; arguments as of `generate`."""
         said = {k: [] for k in range(len(prompts))}
@@ -226,7 +227,7 @@ def _leave(rows: list[_Row], cache: KVCache):
                 cache.move(len(rows), k, last.length)
 
 
-def check_sampling(max_tokens: int, temperature: float, top_k: int | None, batch_size: int = 1):
+def check_sampling(max_tokens: int, temperature: float, top_k: int | None, batch_size: int = 1) -> None:
     """Raise ValueError, in words, for settings that no reply can be drawn with."""
     check_temperature(temperature)
     for name, value in (("top_k", top_k), ("max_tokens", max_tokens), ("batch_size", batch_size)):

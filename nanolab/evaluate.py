@@ -21,6 +21,7 @@ from nanolab.engine import Engine, check_sampling, padded_right
 from nanolab.gpt import GPT
 from nanolab.render import PART_FRAMES, render_for_completion
 from nanolab.runtime import autocast
+from nanolab.tasks import Task
 from nanolab.tokenizer import Tokenizer
 
 NORMAL_95 = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
@@ -90,7 +91,7 @@ class Progress:
 def evaluate(
     model: GPT,
     tokenizer: Tokenizer,
-    task,
+    task: Task,
     max_problems: int | None = None,
     batch_size: int = 32,
     max_tokens: int = 256,

@@ -33,7 +33,7 @@ class GPTConfig:
     n_kv_head: int = 2  # fewer than n_head: several query heads share a key head
     n_embd: int = 256
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}.")
@@ -70,6 +70,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, T, C) to (B, T, C), each position by itself."""
         return self.c_proj(F.relu(self.c_fc(x)).square())
 
 
@@ -89,6 +90,7 @@ class Block(nn.Module):
         cache: CacheWindow | None = None,
         borders: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """x (B, T, C) to (B, T, C); `cache` and `borders` as in CausalSelfAttention."""
         x = x + self.attn(norm(x), cos, sin, cache, borders)
         return x + self.mlp(norm(x))
 
@@ -125,7 +127,7 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.init_weights()
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """Fresh weights: matrices as in arXiv:2310.17813; what writes to the stream, and the head, starts at zero."""
         for name, weight in self.named_parameters():
             if name == "transformer.wte.weight":

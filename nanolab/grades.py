@@ -31,7 +31,7 @@ CHAT_CORE = "ChatCORE"
 def grade(
     stage: str,
     model_tag: str = "",
-    data=None,
+    data: str | Path | None = None,
     tasks: Sequence[str] = GRADED_TASKS,
     max_problems: int = 200,
     batch_size: int = 64,
@@ -153,7 +153,7 @@ def result_line(evaluation: Evaluation, num_samples: int = 1) -> str:
     return f"{evaluation}; pass@{num_samples} {evaluation.pass_at(num_samples):.1%}"
 
 
-def keep(stage: str, model_tag: str, evaluation: Evaluation, config: EvalConfig, checkpoint: Path):
+def keep(stage: str, model_tag: str, evaluation: Evaluation, config: EvalConfig, checkpoint: Path) -> None:
     """Keep every reply, and, if they are greedy, the numbers, in place of earlier ones of the same task.
 
     Numbers of another checkpoint (another step, or trained anew) or of other rows are dropped: they would stand beside

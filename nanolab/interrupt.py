@@ -41,7 +41,7 @@ class Interrupts:
         self.arm()
         return self
 
-    def arm(self):
+    def arm(self) -> None:
         """Take the signals over, again if somebody has put other handlers in place: Jupyter does before every cell."""
         if threading.current_thread() is not threading.main_thread():
             return

@@ -164,7 +164,7 @@ def imbalance(tokens: Sequence[int]) -> float:
     return max(tokens) * len(tokens) / sum(tokens) if sum(tokens) else 1.0
 
 
-def check_batching(batching: str, device_batch_size: int = 4, device_batch_tokens: int = 2048):
+def check_batching(batching: str, device_batch_size: int = 4, device_batch_tokens: int = 2048) -> None:
     """Raise ValueError if these are not settings of a plan.
 
     >>> check_batching("sorted")

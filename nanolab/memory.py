@@ -110,7 +110,7 @@ class RunSizes:
     device_batch_tokens: int = 2048
     supervised_share: float = 1.0  # of the slots; all is the most there can be, and right for a stream
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         batching = "padded" if self.batching == STREAM else self.batching
         check_batching(batching, self.device_batch_size, self.device_batch_tokens)
         if self.longest < 1 or not 0 <= self.supervised_share <= 1:

@@ -1,7 +1,7 @@
 """Step 7, the part that moves weights: Muon for matrices, AdamW for embedding and head, and their schedules."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -36,7 +36,7 @@ class Muon(torch.optim.Muon):
             [-0.1000,  1.0000]])
     """
 
-    def __init__(self, params, dtype: torch.dtype = torch.float32, **settings):
+    def __init__(self, params: Iterable[torch.Tensor], dtype: torch.dtype = torch.float32, **settings: float):
         refused = [name for name in ("nesterov", "eps", "adjust_lr_fn") if name in settings]
         if refused:
             raise ValueError(f"This Muon is torch's with its defaults of {', '.join(refused)}; they cannot be set.")
@@ -44,7 +44,7 @@ class Muon(torch.optim.Muon):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self):
+    def step(self) -> None:
         """Move every weight that has a gradient."""
         for group in self.param_groups:
             by_shape = defaultdict(list)
@@ -173,7 +173,7 @@ def muon_momentum(step: int) -> float:
     return (1 - done) * MOMENTUM_START + done * MOMENTUM_END
 
 
-def set_rates(optimizers: list[torch.optim.Optimizer], lr_multiplier: float, momentum: float | None):
+def set_rates(optimizers: list[torch.optim.Optimizer], lr_multiplier: float, momentum: float | None) -> None:
     """Set every learning rate to its `initial_lr` times the multiplier, and Muon's momentum unless None."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-# In an editable install (`pip install -e .`) this file lies in the clone, in nanolab/.
+# In an editable install (`pip install -e .`) this file lies in the clone, in nanolab/. From a wheel there is no clone.
 CLONE = Path(__file__).resolve().parent.parent
+NO_CLONE = "The notebooks are not part of the installed package, but of its repository. Clone it, and run this there."
 
 
 def cache_dir() -> Path:

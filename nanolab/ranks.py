@@ -152,7 +152,7 @@ def _is_lost_contact(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def record_error(error: BaseException):
+def record_error(error: BaseException) -> None:
     """Leave an error where torchrun looks for the reason of a failed rank; nothing without torchrun."""
     if dist.is_torchelastic_launched():
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler  # only under torchrun

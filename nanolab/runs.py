@@ -110,7 +110,7 @@ def differing(settings: dict[str, dict]) -> dict[str, str]:
     return labels
 
 
-def print_table(config: RunsConfig):
+def print_table(config: RunsConfig) -> None:
     """What `nanolab runs` does. Raises FileNotFoundError for a folder that is not there."""
     table = runs_table(config.folder or None)
     if table.empty:

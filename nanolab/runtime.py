@@ -89,7 +89,7 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, DTYPES[dtype])
 
 
-def synchronize(device: torch.device):
+def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was told, so that a clock measures the work and not the telling."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -97,7 +97,7 @@ def synchronize(device: torch.device):
         torch.mps.synchronize()
 
 
-def seed_everything(seed: int):
+def seed_everything(seed: int) -> None:
     """Seed Python's and torch's generators (the model's first weights come from them)."""
     random.seed(seed)
     torch.manual_seed(seed)

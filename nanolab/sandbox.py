@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nanolab.sandbox_child import WALLS, remove_tree
 
@@ -122,7 +123,7 @@ def run_program(
     )
 
 
-def run_programs(programs: Sequence[str | Program], workers: int | None = None, **limits) -> list[Outcome]:
+def run_programs(programs: Sequence[str | Program], workers: int | None = None, **limits: Any) -> list[Outcome]:
     """`run_program` for each, `workers` at once (None: one a processor), in the order of the programs.
 
     >>> [outcome.reason for outcome in run_programs(["1 + 1", "raise SystemExit"])]

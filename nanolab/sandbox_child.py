@@ -66,7 +66,7 @@ NATIVE = {"_ctypes", "_posixsubprocess", "_interpreters", "_xxsubinterpreters", 
 HIDDEN = ("nanolab", "ctypes", "_ctypes")  # imported by us, so the program has to ask for them
 
 
-def main():
+def main() -> None:
     """Read one job from stdin, supervise it, write the report to stdout."""
     sys.path.pop()  # the folder this package lies in
     job = marshal.loads(b"".join(iter(lambda: os.read(0, 65_536), b"")))
@@ -235,7 +235,7 @@ def too_full(folder: str, max_bytes: int) -> bool:
     return False
 
 
-def remove_tree(folder: str):
+def remove_tree(folder: str) -> None:
     """Remove a folder of any depth, whatever rights its parts have; links are removed, not followed.
 
     shutil.rmtree recurses, and so gives up on a thousand folders inside each other.
@@ -285,7 +285,7 @@ def _enter(foreign: list[int], output: int):
         os.close(fd)
 
 
-def run_inside(job: dict, word: bytes, result: int):
+def run_inside(job: dict, word: bytes, result: int) -> None:
     """Build the walls, run the program and its judge, report, end. Never returns."""
     write, leave, encode = os.write, os._exit, str.encode  # the program may replace the names, not these
     refused: list[str] = []

@@ -68,7 +68,7 @@ class WallMissing(Exception):
     """This machine cannot build a wall; the message says why."""
 
 
-def prctl(option: int, value: int, pointer=None):
+def prctl(option: int, value: int, pointer: object = None) -> None:
     """Linux's prctl(2) for the calling process. Raises WallMissing if the kernel says no or is not Linux."""
     if not sys.platform.startswith("linux"):
         raise WallMissing(f"{sys.platform} is not Linux")

@@ -293,7 +293,7 @@ def tracker_names(report_to: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_settings(config: Config):
+def check_settings(config: Config) -> None:
     """Raise ValueError, naming the setting and what it may be, for settings that cannot work.
 
     >>> check_settings(SFTConfig(device_batch_size=0))
@@ -357,7 +357,7 @@ def _contradictions(config: Config) -> list[str]:
     return problems
 
 
-def check_temperature(temperature: float):
+def check_temperature(temperature: float) -> None:
     """Raise ValueError unless replies can be drawn at this temperature.
 
     >>> check_temperature(-1)

@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 from nanolab.course import NOTEBOOKS
-from nanolab.paths import CLONE, cache_dir, shown
+from nanolab.paths import CLONE, NO_CLONE, cache_dir, shown
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -83,6 +83,14 @@ def build(folder: Path) -> Path:
     return folder / "index.html"
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Build the site in the cache folder; the exit status is 1 where there are no notebooks."""
+    if not NOTEBOOKS.is_dir():
+        print(f"nanolab.site: {NO_CLONE}", file=sys.stderr)
+        return 1
     print(f"Open {shown(build(cache_dir() / 'site'))} in a browser.")
-    sys.exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -49,8 +49,6 @@ FAST_SPLIT_PATTERN = (
     r"(?:'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n])"
     rf"|\s{{1,{LONGEST_SPACE}}}(?!\S)|\s+"
 )
-# For training, which runs the same engine.
-TRAIN_SPLIT_PATTERN = SPLIT_PATTERN.replace(r"\s+(?!\S)", rf"\s{{1,{LONGEST_SPACE}}}(?!\S)")
 
 FILE_NAME = "tokenizer.json"
 FILE_FORMAT = "nanolab-tokenizer-1"
@@ -72,7 +70,7 @@ class Tokenizer:
         self.special_ids = {name: first + k for k, name in enumerate(SPECIAL_TOKENS)}
         self._encoding = tiktoken.Encoding(
             name="nanolab",
-            pat_str=FAST_SPLIT_PATTERN if pattern == SPLIT_PATTERN else pattern,
+            pat_str=FAST_SPLIT_PATTERN if pattern == SPLIT_PATTERN else limit_space(pattern),
             mergeable_ranks={token: rank for rank, token in enumerate(self.token_bytes)},
             special_tokens=self.special_ids,
         )
@@ -93,7 +91,7 @@ class Tokenizer:
                 f"alone are {NUM_BYTES + len(SPECIAL_TOKENS)}."
             )
         trainer = rustbpe.Tokenizer()
-        trainer.train_from_iterator(iter(texts), num_ordinary, pattern=TRAIN_SPLIT_PATTERN)
+        trainer.train_from_iterator(iter(texts), num_ordinary, pattern=limit_space(SPLIT_PATTERN))
         ranked = sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])
         return cls([bytes(token) for token, _ in ranked])
 
@@ -192,7 +190,16 @@ class Tokenizer:
         return tokenizer
 
 
-def check_text(text: str):
+def limit_space(pattern: str) -> str:
+    r"""A split pattern as tiktoken and rustbpe can run it: white space in runs of at most LONGEST_SPACE, see there.
+
+    >>> limit_space(r"\s+(?!\S)|\s+")
+    '\\s{1,500000}(?!\\S)|\\s+'
+    """
+    return pattern.replace(r"\s+(?!\S)", rf"\s{{1,{LONGEST_SPACE}}}(?!\S)")
+
+
+def check_text(text: str) -> None:
     """Raise ValueError for a text that has no UTF-8: one with half of a surrogate pair.
 
     >>> check_text("a\\udc80")

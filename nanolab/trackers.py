@@ -193,7 +193,7 @@ TRACKERS = {"wandb": WandbTracker, "trackio": TrackioTracker, "tensorboard": Ten
 HINTS = {"wandb": " Without an account or a network: WANDB_MODE=offline.", "trackio": "", "tensorboard": ""}
 
 
-def check_trackers(report_to: str):
+def check_trackers(report_to: str) -> None:
     """Raise ValueError if a tracker is named whose library is not installed. Imports none of them.
 
     >>> check_trackers("")
@@ -317,7 +317,7 @@ class Lines:
     def __init__(self, file: TextIO, feeders: list["Feeder"], say: Say):
         self.file, self.feeders, self.say = file, feeders, say
 
-    def write(self, text: str):
+    def write(self, text: str) -> None:
         """Write a line, one JSON object with its "step", and hand its numbers on."""
         self.file.write(text)
         line = json.loads(text) if self.feeders else {}
@@ -325,7 +325,7 @@ class Lines:
             feeder.log(line)
             feeder.tell(self.say)
 
-    def flush(self):
+    def flush(self) -> None:
         """Let readers find what was written."""
         self.file.flush()
 
@@ -342,7 +342,7 @@ class Feeder:
         self._thread = threading.Thread(target=self._feed, name=f"nanolab-{name}", daemon=True)
         self._thread.start()
 
-    def log(self, line: dict):
+    def log(self, line: dict) -> None:
         """Hand over a line of metrics; nothing any more once the tracker has failed."""
         if self.problem:
             return
@@ -351,13 +351,13 @@ class Feeder:
         except queue.Full:
             self.problem = f"it is {MAX_WAITING:,} steps behind"
 
-    def tell(self, say: Say):
+    def tell(self, say: Say) -> None:
         """Say once that the tracker has failed."""
         if self.problem and not self.told:
             self.told = True
             say(f"Warning: {self.name} gets no more of this run: {self.problem}. {METRICS} has all of it.")
 
-    def finish(self, outcome: str):
+    def finish(self, outcome: str) -> None:
         """Ask for the end: what waits is still handed on."""
         self._outcome = outcome
         if not self.problem:
@@ -366,7 +366,7 @@ class Feeder:
             except queue.Full:
                 self.problem = f"it is {MAX_WAITING:,} steps behind"
 
-    def wait(self, seconds: float, say: Say):
+    def wait(self, seconds: float, say: Say) -> None:
         """Wait for the end, so long at most."""
         self._thread.join(seconds)
         if self._thread.is_alive() and not self.problem:
@@ -449,7 +449,7 @@ def read_json(path: Path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def write_json(path: Path, found: dict):
+def write_json(path: Path, found: dict) -> None:
     """Write a JSON object in one step: a reader finds the old one or the new one."""
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     try:

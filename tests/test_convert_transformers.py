@@ -438,6 +438,16 @@ def test_a_licence_in_the_metadata_stands_in_the_card(ours, tmp_path):
         export_transformers(random_model(ours.vocab_size), ours, {"license": "my own\nrules"}, tmp_path / "y")
 
 
+def test_an_export_is_on_the_disk_before_it_is_renamed_in(ours, model, tmp_path, monkeypatch):
+    done, fsync, rename = [], os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(os.fstat(fd).st_ino), fsync(fd))[1])
+    monkeypatch.setattr(Path, "rename", lambda self, to: (done.append("renamed"), rename(self, to))[1])
+    written = export_transformers(model, ours, META, tmp_path / "d4")
+    before, after = done[: done.index("renamed")], done[done.index("renamed") + 1 :]
+    assert set(before) == {path.stat().st_ino for path in (written, *written.iterdir())}
+    assert after == [tmp_path.stat().st_ino]
+
+
 def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(ours, tmp_path):
     place = tmp_path / "deep" / "x"
     export_transformers(random_model(ours.vocab_size, seed=1), ours, {"step": 1}, place)

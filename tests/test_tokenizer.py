@@ -36,6 +36,12 @@ def test_text_that_spells_a_special_token_stays_text(small_tokenizer):
         assert small_tokenizer.decode(ids) == f"say {name} now"
 
 
+def test_longer_white_space_than_the_engine_can_take_at_once_is_encoded_with_any_digits_pattern():
+    by_three = Tokenizer([bytes([b]) for b in range(NUM_BYTES)], SPLIT_PATTERN.replace("{1,2}", "{1,3}"))
+    text = " " * 1_200_000 + "a 123"
+    assert by_three.decode(by_three.encode(text)) == text
+
+
 @pytest.mark.parametrize("letters", ["as' \n\r1!", "lrvesT'", "a1. \t\u00a0\u2028\x85", "s'\u017f\u0301\u0660 \n"])
 def test_every_short_text_is_cut_as_the_pattern_says(letters):
     """In the vocabulary every text of up to four letters is one token, so that a token is a cut."""

@@ -22,7 +22,13 @@ from safetensors.torch import load_file
 
 from nanolab.checkpoint import digest
 from nanolab.convert.hub import source_name
-from nanolab.convert.names import Imported, config_from_transformers, model_from_weights, weights_from_transformers
+from nanolab.convert.names import (
+    Imported,
+    config_from_transformers,
+    is_known_pattern,
+    model_from_weights,
+    weights_from_transformers,
+)
 from nanolab.convert.to_transformers import (
     JOINED,
     NORMALIZER,
@@ -30,7 +36,6 @@ from nanolab.convert.to_transformers import (
     PROVENANCE_FORMAT,
     WEIGHTS,
     byte_letters,
-    is_known_pattern,
     merges_of,
 )
 from nanolab.gpt import GPT, GPTConfig

@@ -1,19 +1,20 @@
 """The same model under two projects' names: nanochat's, which are ours, and transformers' (`NanoChatForCausalLM`).
 
-Only names differ: of the weights, and of the settings. What both ways in share is here too: `Imported`, and
-`model_from_weights`, which compares weights with the shape they should have before a model is made of them.
+Only names differ: of the weights, and of the settings. What the ways in and out share is here too: `Imported`,
+`model_from_weights`, which compares weights with the shape they should have before a model is made of them, and
+`is_known_pattern`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from nanolab.attention import ROTARY_BASE
 from nanolab.gpt import GPT, LOGIT_SOFTCAP, GPTConfig
-from nanolab.tokenizer import Tokenizer
+from nanolab.tokenizer import SPLIT_PATTERN, Tokenizer
 
 # Ours, which are nanochat's -> transformers' (models/nanochat/modeling_nanochat.py).
 TRANSFORMERS_NAMES = (
@@ -79,7 +80,7 @@ class Unfilled(TorchFunctionMode):
     On the meta device they would import parts of the compiler, which takes seconds.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in FILLS:
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
@@ -171,7 +172,7 @@ def model_from_weights(config: GPTConfig, weights: Mapping[str, torch.Tensor], w
     return model.eval()
 
 
-def refuse_wrong_weights(shapes: dict[str, tuple], weights: Mapping[str, torch.Tensor], where: object):
+def refuse_wrong_weights(shapes: dict[str, tuple], weights: Mapping[str, torch.Tensor], where: object) -> None:
     """Raise ValueError unless `weights` are tensors of exactly these names and shapes, of 16 or 32 bits a number.
 
     >>> refuse_wrong_weights({"a": (2,)}, {"a": torch.zeros(3)}, "a.pt")
@@ -204,6 +205,17 @@ def _refuse_other_shape(config: GPTConfig, weights: Mapping[str, torch.Tensor], 
             raise ValueError(
                 f"{where}: its settings say {name} {getattr(config, name)}, its weights have {size}{there}."
             )
+
+
+def is_known_pattern(pattern: str) -> bool:
+    """Whether a split pattern is nanochat's, with digits in groups of at most any number (GPT-4's has three).
+
+    Two libraries' engines run it, and only of this pattern it is known that they cut alike: the test compares them.
+
+    >>> is_known_pattern(SPLIT_PATTERN), is_known_pattern(".*")
+    (True, False)
+    """
+    return re.sub(r"\\p\{N\}\{1,[1-9]\}", r"\\p{N}{1,2}", pattern, count=1) == SPLIT_PATTERN
 
 
 def first_few(names: Iterable[str]) -> str:

@@ -22,12 +22,12 @@ import torch
 
 from nanolab.checkpoint import META, digest, read_meta, save_checkpoint, stage_dir
 from nanolab.convert.hub import source_name
-from nanolab.convert.names import Imported, first_few, model_from_weights
+from nanolab.convert.names import Imported, first_few, is_known_pattern, model_from_weights
 from nanolab.convert.unpickle import EncodingParts, read_encoding, read_tensors
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.paths import shown
 from nanolab.runtime import versions
-from nanolab.tokenizer import NUM_BYTES, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
+from nanolab.tokenizer import NUM_BYTES, SPECIAL_TOKENS, Tokenizer
 
 MODEL_FILE = re.compile(r"model_(\d{6,})\.pt")
 ENCODING, TOKEN_BYTES = "tokenizer.pkl", "token_bytes.pt"
@@ -196,21 +196,12 @@ def _tokenizer(parts: EncodingParts, path: Path) -> Tokenizer:
     token_bytes = [token for token, _ in sorted(parts.ranks.items(), key=lambda pair: pair[1])]
     if sorted(parts.ranks.values()) != list(range(first)) or not set(parts.ranks) >= SINGLE_BYTES or b"" in parts.ranks:
         raise ValueError(f"{path}: the ranks are not 0 to {first - 1:,}, or not each of the 256 bytes is a token.")
-    if _usual_digits(parts.pattern) != SPLIT_PATTERN:
+    if not is_known_pattern(parts.pattern):
         raise ValueError(
             f"{path} cuts text by another pattern than nanochat's, {parts.pattern[:200]!r}. nanolab takes that "
             "pattern, with digits in groups of at most any number."
         )
     return Tokenizer(token_bytes, parts.pattern)
-
-
-def _usual_digits(pattern: str) -> str:
-    r"""A split pattern with digits in groups of at most two, as nanochat's; GPT-4's has three.
-
-    >>> _usual_digits(r"\p{N}{1,3}|x")
-    '\\p{N}{1,2}|x'
-    """
-    return re.sub(r"\\p\{N\}\{1,[1-9]\}", r"\\p{N}{1,2}", pattern, count=1)
 
 
 def _other_special_tokens(found: dict[str, int], first: int) -> str:

@@ -29,13 +29,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from nanolab.attention import ROTARY_BASE
-from nanolab.checkpoint import digest
+from nanolab.checkpoint import digest, flush, flush_folder
 from nanolab.convert.chat_template import CHAT_TEMPLATE, HIDE, JOIN, KEPT
-from nanolab.convert.names import transformers_settings, transformers_weights
+from nanolab.convert.names import is_known_pattern, transformers_settings, transformers_weights
 from nanolab.gpt import GPT, LOGIT_SOFTCAP
 from nanolab.paths import shown
 from nanolab.runtime import versions
-from nanolab.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
+from nanolab.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 WEIGHTS = "model.safetensors"
 PROVENANCE = "nanolab.json"  # also how an earlier export is recognised
@@ -84,11 +84,13 @@ def export_transformers(model: GPT, tokenizer: Tokenizer, meta: dict, folder: st
         _write_texts(beside, {**_settings(model, tokenizer), PROVENANCE: provenance, "README.md": card})
         (beside / WEIGHTS).chmod(0o644)  # safetensors makes it private, mkdtemp the folder
         beside.chmod(0o755)
+        flush(beside)
         _put_in_place(beside, place)
     except (OSError, SafetensorError) as error:
         raise OSError(f"Could not write {shown(place)}: {error}. What was there before is there still.") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+    flush_folder(place.parent)  # the renaming, too, is on the disk before this returns
     return place
 
 
@@ -373,17 +375,6 @@ print(tokenizer.decode(reply, skip_special_tokens=True))
 
 def _code_points(text: str) -> str:
     return " ".join(f"U+{ord(character):04X}" for character in text)
-
-
-def is_known_pattern(pattern: str) -> bool:
-    """Whether a split pattern is nanochat's, with digits in groups of at most any number (GPT-4's has three).
-
-    Two libraries' engines run it, and only of this pattern it is known that they cut alike: the test compares them.
-
-    >>> is_known_pattern(SPLIT_PATTERN), is_known_pattern(".*")
-    (True, False)
-    """
-    return re.sub(r"\\p\{N\}\{1,[1-9]\}", r"\\p{N}{1,2}", pattern, count=1) == SPLIT_PATTERN
 
 
 def _check_belong(model: GPT, tokenizer: Tokenizer):

@@ -79,7 +79,7 @@ class EncodingParts(NamedTuple):
 class StandIn:
     """Takes the place of `tiktoken.Encoding` while a pickle is read: keeps its state, does nothing with it."""
 
-    def __setstate__(self, state: object):
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
 

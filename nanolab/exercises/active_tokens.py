@@ -68,7 +68,7 @@ def share_explained(values: Sequence[float], predicted: Sequence[float]) -> floa
     return float(1 - np.var(values - predicted) / np.var(values))
 
 
-def check_token_weights(mine: Callable[[Sequence[int], str], Sequence[float]]):
+def check_token_weights(mine: Callable[[Sequence[int], str], Sequence[float]]) -> None:
     """Refuse weights that do not sum to 1 over all tokens, or are not those of the asked average."""
     for counts in ([8, 500], [1, 2, 3], [7]):
         for average in LOSS_AVERAGES:
@@ -85,7 +85,7 @@ def check_token_weights(mine: Callable[[Sequence[int], str], Sequence[float]]):
     print("Right: 1/508 each, or 1/16 and 1/1,000.")
 
 
-def check_deal(mine: Callable[[Sequence, int], Sequence[Sequence]]):
+def check_deal(mine: Callable[[Sequence, int], Sequence[Sequence]]) -> None:
     """Refuse blocks of neighbours, lost or doubled conversations, and a wrong number of ranks."""
     for number, num_ranks in ((32, 8), (12, 3), (5, 1)):
         ranks = [list(rank) for rank in mine(list(range(number)), num_ranks)]
@@ -102,7 +102,7 @@ def check_deal(mine: Callable[[Sequence, int], Sequence[Sequence]]):
     print("Right: like playing cards, one after another.")
 
 
-def check_rank_divisors(mine: Callable[[Sequence[int]], Sequence[float]]):
+def check_rank_divisors(mine: Callable[[Sequence[int]], Sequence[float]]) -> None:
     """Refuse divisors whose mean over ranks is not sum / (tokens of the step)."""
     for counts, loss_sums in (([8, 500], [32.0, 250.0]), ([1, 2, 5], [4.0, 1.0, 1.0]), ([0, 6], [0.0, 3.0])):
         divisors = list(mine(counts))
@@ -119,7 +119,7 @@ def check_rank_divisors(mine: Callable[[Sequence[int]], Sequence[float]]):
     print("Right: the mean over ranks is the loss a token of the whole step.")
 
 
-def check_share_explained(mine: Callable[[Sequence[float], Sequence[float]], float]):
+def check_share_explained(mine: Callable[[Sequence[float], Sequence[float]], float]) -> None:
     """Refuse shares that are not 1 for a perfect prediction, 0 for a constant, and 3/4 for half the deviations."""
     values = [1.0, 2.0, 3.0, 6.0]
     perfect, none = mine(values, values), mine(values, [3.0] * 4)

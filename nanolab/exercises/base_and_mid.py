@@ -52,7 +52,9 @@ def bits_a_byte(nats: Sequence[float], num_bytes: Sequence[int]) -> float:
     return of_text / math.log(2) / sum(num_bytes)
 
 
-def check_stream_rows(my_stream_rows: Callable[[list[int], int, int, int], tuple[list[list[int]], list[list[int]]]]):
+def check_stream_rows(
+    my_stream_rows: Callable[[list[int], int, int, int], tuple[list[list[int]], list[list[int]]]],
+) -> None:
     """Check `my_stream_rows(stream, step, total_batch_size, max_seq_len)`: inputs and targets of a step.
 
     Raises AssertionError with the step and what is wrong.
@@ -72,7 +74,7 @@ def check_stream_rows(my_stream_rows: Callable[[list[int], int, int, int], tuple
     print(f"my_stream_rows is right for {len(CUT)} steps.")
 
 
-def check_multiplier(my_multiplier: Callable[[int, int], float]):
+def check_multiplier(my_multiplier: Callable[[int, int], float]) -> None:
     """Check `my_multiplier(step, num_iterations)`: base's and mid's factor of all learning rates.
 
     Raises AssertionError with the step and what is wrong.
@@ -93,7 +95,7 @@ def check_multiplier(my_multiplier: Callable[[int, int], float]):
     print(f"my_multiplier is right for {len(MULTIPLIERS)} steps of two runs.")
 
 
-def check_momentum(my_momentum: Callable[[int], float]):
+def check_momentum(my_momentum: Callable[[int], float]) -> None:
     """Check `my_momentum(step)`: Muon's momentum in base and mid training.
 
     Raises AssertionError with the step and what is wrong.
@@ -110,7 +112,7 @@ def check_momentum(my_momentum: Callable[[int], float]):
     print(f"my_momentum is right for {len(MOMENTA)} steps.")
 
 
-def check_bits_a_byte(my_bits_a_byte: Callable[[list[float], list[int]], float]):
+def check_bits_a_byte(my_bits_a_byte: Callable[[list[float], list[int]], float]) -> None:
     """Check `my_bits_a_byte(nats, num_bytes)`: from the loss of each target and the bytes of text behind it.
 
     Raises AssertionError with the numbers and what is wrong.

@@ -57,7 +57,7 @@ def conversations_of(step: int, num_examples: int, num_rows: int) -> list[int]:
     return [k % num_rows for k in range(step * num_examples, (step + 1) * num_examples)]
 
 
-def check_padding_share(my_padding_share: Callable[[list[int], int], float], lengths: Sequence[int] = LENGTHS):
+def check_padding_share(my_padding_share: Callable[[list[int], int], float], lengths: Sequence[int] = LENGTHS) -> None:
     """Check `my_padding_share(lengths, size)` on a case worked out by hand, and on `lengths` in batches of 1 to 8.
 
     Raises AssertionError with the lengths and what is wrong.
@@ -81,7 +81,7 @@ def check_padding_share(my_padding_share: Callable[[list[int], int], float], len
     print(f"my_padding_share is right: {100 * shares[1]:.0f} % of the slots in batches of 1, {listed}.")
 
 
-def check_real_lengths(my_real_lengths: Callable[[list[list[int]], list[list[int]], int], Sequence[int]]):
+def check_real_lengths(my_real_lengths: Callable[[list[list[int]], list[list[int]], int], Sequence[int]]) -> None:
     """Check `my_real_lengths(inputs, targets, pad_id)`: how many positions of each row are not padding.
 
     Raises AssertionError with the row and what is wrong.
@@ -102,7 +102,7 @@ def check_real_lengths(my_real_lengths: Callable[[list[list[int]], list[list[int
     print(f"my_real_lengths is right for {len(ROWS)} rows of one batch, and for each of them alone.")
 
 
-def check_pad(my_pad: Callable[[list[Row], int], tuple[list[list[int]], list[list[int]]]]):
+def check_pad(my_pad: Callable[[list[Row], int], tuple[list[list[int]], list[list[int]]]]) -> None:
     """Check `my_pad(rows, pad_id)`: inputs and targets of a padded batch.
 
     Raises AssertionError with what is wrong: the shape, what fills the inputs, or what fills the targets.
@@ -134,7 +134,7 @@ def check_pad(my_pad: Callable[[list[Row], int], tuple[list[list[int]], list[lis
     print(f"my_pad is right for {len(ROWS)} conversations, and for 1.")
 
 
-def check_conversations_of(my_conversations_of: Callable[[int, int, int], Sequence[int]]):
+def check_conversations_of(my_conversations_of: Callable[[int, int, int], Sequence[int]]) -> None:
     """Check `my_conversations_of(step, num_examples, num_rows)`: which rows of the mixture a step trains on.
 
     Raises AssertionError with the step and the right rows.

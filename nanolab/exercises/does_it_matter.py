@@ -26,7 +26,7 @@ RUNS = (
 )
 
 
-def check_without_end(my_rule: Callable[[Sequence[int], Sequence[int], int], list[int]]):
+def check_without_end(my_rule: Callable[[Sequence[int], Sequence[int], int], list[int]]) -> None:
     """Check `my_rule(ids, mask, end)`: the targets of chat training, but never the id `end`.
 
     Raises AssertionError with the conversation, what was given and what was expected.
@@ -61,7 +61,7 @@ def as_rule(my_rule: Callable[[Sequence[int], Sequence[int], int], list[int]], e
     return lambda ids, mask: my_rule(ids, mask, end)
 
 
-def check_share(my_share: Callable[[Sequence[Row]], float]):
+def check_share(my_share: Callable[[Sequence[Row]], float]) -> None:
     """Check `my_share(rows)`: of all next tokens of these conversations, the share that the assistant says.
 
     Raises AssertionError with the expected share.
@@ -78,7 +78,7 @@ def check_share(my_share: Callable[[Sequence[Row]], float]):
     print(f"my_share is right for {len(ROWS)} conversations.")
 
 
-def check_paired(my_paired: Callable[[Sequence[float], Sequence[float]], tuple[float, float]]):
+def check_paired(my_paired: Callable[[Sequence[float], Sequence[float]], tuple[float, float]]) -> None:
     """Check `my_paired(a, b)`: the mean of the pairs' differences a - b, and its standard error.
 
     Raises AssertionError with the pairs and what was expected.
@@ -99,7 +99,7 @@ def check_paired(my_paired: Callable[[Sequence[float], Sequence[float]], tuple[f
     print(f"my_paired is right for {len(PAIRS)} lists of pairs.")
 
 
-def check_order_matters(my_numbers: Sequence[float]):
+def check_order_matters(my_numbers: Sequence[float]) -> None:
     """Check that three numbers a, b, c, none above 10, have another float32 sum as (a + b) + c than as a + (b + c).
 
     Raises AssertionError with both sums.
@@ -117,7 +117,7 @@ def check_order_matters(my_numbers: Sequence[float]):
     print(f"(a + b) + c = {left}, a + (b + c) = {right}")
 
 
-def check_first_difference(my_first_difference: Callable[[Sequence[float], Sequence[float]], int | None]):
+def check_first_difference(my_first_difference: Callable[[Sequence[float], Sequence[float]], int | None]) -> None:
     """Check `my_first_difference(a, b)`: the first step whose losses are not the same number, None if all are.
 
     Raises AssertionError with the runs and the expected step.

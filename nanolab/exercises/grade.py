@@ -71,7 +71,7 @@ def pass_at_k(k: int, n: int, c: int) -> float:
     return 1 - comb(n - c, k) / comb(n, k)
 
 
-def check_pick_letter(mine: Callable[[torch.Tensor, Sequence[int]], tuple[int, float]]):
+def check_pick_letter(mine: Callable[[torch.Tensor, Sequence[int]], tuple[int, float]]) -> None:
     """Refuse the best of all tokens, an id in place of the letter's number, and a share of all tokens.
 
     >>> check_pick_letter(pick_letter)
@@ -89,7 +89,7 @@ def check_pick_letter(mine: Callable[[torch.Tensor, Sequence[int]], tuple[int, f
     print("Right: only the row's own letters are compared.")
 
 
-def check_problems_needed(mine: Callable[[float], int]):
+def check_problems_needed(mine: Callable[[float], int]) -> None:
     """Refuse numbers that are not enough, and those with which fewer problems would do.
 
     >>> check_problems_needed(problems_needed)
@@ -103,7 +103,7 @@ def check_problems_needed(mine: Callable[[float], int]):
     print("Right: enough, and not one too many.")
 
 
-def check_mean_centered(mine: Callable[[Sequence[float], Sequence[float]], float]):
+def check_mean_centered(mine: Callable[[Sequence[float], Sequence[float]], float]) -> None:
     """Refuse plain means, gains over chance that are not scaled, centred means, and a floor at 0.
 
     >>> check_mean_centered(mean_centered)
@@ -121,7 +121,7 @@ def check_mean_centered(mine: Callable[[Sequence[float], Sequence[float]], float
     print("Right: every task on its own scale, then the mean.")
 
 
-def check_pass_at(mine: Callable[[int, int, int], float]):
+def check_pass_at(mine: Callable[[int, int, int], float]) -> None:
     """Compare with counting: of all ways to choose k of n replies, how many hold one that is right.
 
     >>> check_pass_at(pass_at_k)

@@ -73,7 +73,7 @@ def step_loss(means: Sequence[float], counts: Sequence[int]) -> float | None:
     return total / sum(counts) if sum(counts) else None
 
 
-def check_sum(my_sum: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]):
+def check_sum(my_sum: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]) -> None:
     """Check `my_sum(hidden, head_weight, targets, softcap)`: the summed loss over the positions with a target.
 
     Raises AssertionError with the targets and both numbers.
@@ -91,7 +91,7 @@ def check_sum(my_sum: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float]
     print(f"my_sum is right for {len(TARGETS)} batches, also where nothing is learned.")
 
 
-def check_gradient(my_gradient: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+def check_gradient(my_gradient: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     """Check `my_gradient(logits, targets)`: the gradient (T, V) of the mean over the positions that count.
 
     Raises AssertionError with the position and what is wrong there.
@@ -115,7 +115,7 @@ def check_gradient(my_gradient: Callable[[torch.Tensor, torch.Tensor], torch.Ten
     print(f"my_gradient is right for {len(ROWS)} rows of targets.")
 
 
-def check_reached(my_reached: Callable[[Sequence[int]], Sequence[bool]]):
+def check_reached(my_reached: Callable[[Sequence[int]], Sequence[bool]]) -> None:
     """Check `my_reached(targets)`: for each input of a row, whether its embedding gets a gradient.
 
     Raises AssertionError with the targets and the first position that is wrong.
@@ -134,7 +134,7 @@ def check_reached(my_reached: Callable[[Sequence[int]], Sequence[bool]]):
     print(f"my_reached is right for {len(REACHED)} rows.")
 
 
-def check_step_loss(my_step_loss: Callable[[Sequence[float], Sequence[int]], float | None]):
+def check_step_loss(my_step_loss: Callable[[Sequence[float], Sequence[int]], float | None]) -> None:
     """Check `my_step_loss(means, counts)`: one loss of a step from its micro-batches' means and supervised tokens.
 
     Raises AssertionError with the micro-batches, and says when nan got in or nothing was there to divide by.

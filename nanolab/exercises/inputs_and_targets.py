@@ -46,7 +46,9 @@ def last_target(ids: Sequence[int], mask: Sequence[int], limit: int) -> int:
     return shift(*fit((ids, mask), limit, "truncate"))[1][-1]
 
 
-def check_shift(my_shift: Callable[[list[int], list[int]], tuple[list[int], list[int]]], rows: Sequence[Row] = ()):
+def check_shift(
+    my_shift: Callable[[list[int], list[int]], tuple[list[int], list[int]]], rows: Sequence[Row] = ()
+) -> None:
     """Check `my_shift(ids, mask)`, (inputs, targets), on small made-up conversations and on `rows`.
 
     Raises AssertionError with the conversation, and with what is wrong.
@@ -75,7 +77,7 @@ def check_shift(my_shift: Callable[[list[int], list[int]], tuple[list[int], list
     print(f"my_shift is right for {len(rows)} conversations.")
 
 
-def check_mask_of(my_mask_of: Callable[[list[int]], list[int]]):
+def check_mask_of(my_mask_of: Callable[[list[int]], list[int]]) -> None:
     """Check `my_mask_of(targets)`: the mask of the conversation that the targets are from.
 
     Raises AssertionError with the targets and what is wrong.
@@ -97,7 +99,7 @@ def check_mask_of(my_mask_of: Callable[[list[int]], list[int]]):
     print(f"my_mask_of is right for {len(ROWS)} lists of targets.")
 
 
-def check_lost_and_added(my_lost_and_added: Callable[[list[int]], tuple[list[int], list[int]]]):
+def check_lost_and_added(my_lost_and_added: Callable[[list[int]], tuple[list[int], list[int]]]) -> None:
     """Check `my_lost_and_added(mask)`: the positions whose target the slip by one loses, and those it adds.
 
     Raises AssertionError with the mask and what is wrong.
@@ -119,7 +121,7 @@ def check_lost_and_added(my_lost_and_added: Callable[[list[int]], tuple[list[int
     print(f"my_lost_and_added is right for {len(ROWS)} masks.")
 
 
-def check_last_target(my_last_target: Callable[[list[int], list[int], int], int]):
+def check_last_target(my_last_target: Callable[[list[int], list[int], int], int]) -> None:
     """Check `my_last_target(ids, mask, limit)`: the last target of a row cut after `limit` tokens, for every limit.
 
     Raises AssertionError with the row, the limit and what is wrong.

@@ -52,7 +52,7 @@ def may_see(borders: Sequence[int]) -> list[list[bool]]:
     return [[s <= t and document[s] == document[t] for s in range(borders[-1])] for t in range(borders[-1])]
 
 
-def check_pack(my_pack: Callable[[list[int], int], Sequence[Sequence[int]]], lengths: Sequence[int] = LENGTHS):
+def check_pack(my_pack: Callable[[list[int], int], Sequence[Sequence[int]]], lengths: Sequence[int] = LENGTHS) -> None:
     """Check `my_pack(lengths, budget)`: every conversation once, no row too full, no two rows that could be one.
 
     Raises AssertionError with the budget and what is wrong; prints how many rows were needed.
@@ -76,7 +76,9 @@ def check_pack(my_pack: Callable[[list[int], int], Sequence[Sequence[int]]], len
         print(f"rows of {budget:5,} slots: {len(groups)}; nobody can do with less than {-(-sum(lengths) // budget)}")
 
 
-def check_buckets(my_buckets: Callable[[list[int], int], Sequence[Sequence[int]]], lengths: Sequence[int] = LENGTHS):
+def check_buckets(
+    my_buckets: Callable[[list[int], int], Sequence[Sequence[int]]], lengths: Sequence[int] = LENGTHS
+) -> None:
     """Check `my_buckets(lengths, budget)`: padded micro-batches of rows * width <= budget, and no more than needed.
 
     A conversation of more than `budget` slots is alone. Raises AssertionError with the budget and what is wrong.
@@ -104,7 +106,7 @@ def check_buckets(my_buckets: Callable[[list[int], int], Sequence[Sequence[int]]
     print(f"my_buckets is right for {len(numbers)} budgets, with {listed} micro-batches.")
 
 
-def check_positions(my_positions: Callable[[list[int]], Sequence[int]]):
+def check_positions(my_positions: Callable[[list[int]], Sequence[int]]) -> None:
     """Check `my_positions(borders)`: they start again in each document of the flat row.
 
     Raises AssertionError with the borders and the right positions.
@@ -121,7 +123,7 @@ def check_positions(my_positions: Callable[[list[int]], Sequence[int]]):
     print(f"my_positions is right for {len(BORDERS)} flat rows.")
 
 
-def check_may_see(my_may_see: Callable[[list[int]], Sequence[Sequence[bool]]]):
+def check_may_see(my_may_see: Callable[[list[int]], Sequence[Sequence[bool]]]) -> None:
     """Check `my_may_see(borders)`: (T, T), whether output t may depend on input s.
 
     Raises AssertionError with the first output and input that are wrong, and the reason.

@@ -84,7 +84,7 @@ def new_rows(mid: Sequence[tuple[str, int]], sft: Sequence[tuple[str, int]]) -> 
     return sum(max(rows - seen.get(name, 0), 0) for name, rows in sft)
 
 
-def check_index_map(my_index_map: Callable[[Sequence[int]], Sequence[tuple[int, int]]]):
+def check_index_map(my_index_map: Callable[[Sequence[int]], Sequence[tuple[int, int]]]) -> None:
     """Check `my_index_map(lengths)`: all pairs (task number, row), in the order of a TaskMixture.
 
     Raises AssertionError that tells missing pairs, no shuffle and another shuffle apart.
@@ -106,7 +106,7 @@ def check_index_map(my_index_map: Callable[[Sequence[int]], Sequence[tuple[int, 
     print(f"my_index_map is right for {len(LENGTHS)} mixtures.")
 
 
-def check_rows_needed(my_rows_needed: Callable[[int, float, float], float]):
+def check_rows_needed(my_rows_needed: Callable[[int, float, float], float]) -> None:
     """Check `my_rows_needed(others, share, per_row)`: rows for a share of all supervised tokens, to within a row.
 
     Raises AssertionError with the share that the answer leads to.
@@ -125,7 +125,9 @@ def check_rows_needed(my_rows_needed: Callable[[int, float, float], float]):
     print(f"my_rows_needed is right for {len(NEEDED)} mixtures.")
 
 
-def check_target_shares(my_target_shares: Callable[[Sequence[tuple[str, int, float, float]], str], dict[str, float]]):
+def check_target_shares(
+    my_target_shares: Callable[[Sequence[tuple[str, int, float, float]], str], dict[str, float]],
+) -> None:
     """Check `my_target_shares(entries, stage)`: each task's share of what is learned in "mid" and in "sft".
 
     Raises AssertionError with the stage and the task.
@@ -146,7 +148,7 @@ def check_target_shares(my_target_shares: Callable[[Sequence[tuple[str, int, flo
     print("my_target_shares is right in mid and in sft.")
 
 
-def check_new_rows(my_new_rows: Callable[[Sequence[tuple[str, int]], Sequence[tuple[str, int]]], int]):
+def check_new_rows(my_new_rows: Callable[[Sequence[tuple[str, int]], Sequence[tuple[str, int]]], int]) -> None:
     """Check `my_new_rows(mid, sft)`: how many of SFT's rows mid training has not shown.
 
     Raises AssertionError with the two lists and the right number.

@@ -85,7 +85,7 @@ def prompt_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     return list(ids)[: len(ids) - from_the_end]
 
 
-def check_said_specials(my_specials: Collection[str]):
+def check_said_specials(my_specials: Collection[str]) -> None:
     """Check `my_specials`: the names of the special tokens that the model is trained to say.
 
     Raises AssertionError with the number of wrong decisions, not with the names.
@@ -105,7 +105,7 @@ def check_said_specials(my_specials: Collection[str]):
     print(f"Right for all {len(SPECIAL_TOKENS)} special tokens.")
 
 
-def check_num_supervised(my_num_supervised: Callable[[list[dict], Tokenizer], int], tokenizer: Tokenizer):
+def check_num_supervised(my_num_supervised: Callable[[list[dict], Tokenizer], int], tokenizer: Tokenizer) -> None:
     """Check `my_num_supervised(parts, tokenizer)`: how many supervised tokens a reply of these parts has.
 
     Raises AssertionError with the kinds of parts and the right number.
@@ -127,7 +127,7 @@ def check_mask(
     my_mask: Callable[[list[int], Tokenizer], list[int]],
     tokenizer: Tokenizer,
     rows: Sequence[tuple[list[int], list[int]]] = (),
-):
+) -> None:
     """Check `my_mask(ids, tokenizer)`: the mask from the ids alone; also of `rows` (ids, mask), if given.
 
     Raises AssertionError with the first token whose bit is wrong.
@@ -147,7 +147,7 @@ def check_mask(
     print(f"my_mask is right for {len(made) + len(rows)} conversations.")
 
 
-def check_prompt(my_prompt: Callable[[list[int], Tokenizer], list[int]], tokenizer: Tokenizer):
+def check_prompt(my_prompt: Callable[[list[int], Tokenizer], list[int]], tokenizer: Tokenizer) -> None:
     """Check `my_prompt(ids, tokenizer)`: of a conversation that ends on a reply, what the program writes before it.
 
     Raises AssertionError with the ends of both prompts, as text.

@@ -59,7 +59,7 @@ def choice_messages(question: str, letters: Sequence[str], choices: Sequence[str
     return choice_conversation(question, letters, choices, answer)["messages"]
 
 
-def check_parts(my_parts: Callable[[str], list[dict]], answers: Sequence[str] = ()):
+def check_parts(my_parts: Callable[[str], list[dict]], answers: Sequence[str] = ()) -> None:
     """Check `my_parts(answer)`: text, python and python_output parts, none empty; also of `answers`, if given.
 
     Raises AssertionError with the answer, its parts and what was given.
@@ -78,7 +78,7 @@ def check_parts(my_parts: Callable[[str], list[dict]], answers: Sequence[str] = 
     print(f"my_parts is right for {len(cases)} answers.")
 
 
-def check_choice(my_choice: Callable[[str, Sequence[str], Sequence[str], str], list[dict]]):
+def check_choice(my_choice: Callable[[str, Sequence[str], Sequence[str], str], list[dict]]) -> None:
     """Check `my_choice(question, letters, choices, answer)`: the user's and the assistant's message.
 
     Raises AssertionError with the first line that differs.
@@ -102,7 +102,7 @@ def check_choice(my_choice: Callable[[str, Sequence[str], Sequence[str], str], l
     print(f"my_choice is right for {len(QUESTIONS)} questions.")
 
 
-def check_pick(my_pick: Callable[[torch.Tensor, Sequence[str], Tokenizer], str], tokenizer: Tokenizer):
+def check_pick(my_pick: Callable[[torch.Tensor, Sequence[str], Tokenizer], str], tokenizer: Tokenizer) -> None:
     """Check `my_pick(logits, letters, tokenizer)`: the row's own letter with the highest logit.
 
     Beside it the logits of other ids are higher: of letters that the row has not, of " A" with a space, of specials.
@@ -121,7 +121,7 @@ def check_pick(my_pick: Callable[[torch.Tensor, Sequence[str], Tokenizer], str],
     print(f"my_pick is right for {len(cases)} rows of logits.")
 
 
-def check_row(my_row: Callable[[int, Sequence[str]], list[dict]]):
+def check_row(my_row: Callable[[int, Sequence[str]], list[dict]]) -> None:
     """Check `my_row(index, words)`: the messages of a spelling row that is made from its number alone.
 
     Raises AssertionError if a row is misspelled, depends on what was read before, or is always the same.

@@ -62,7 +62,7 @@ def embedding_rate(
     return embedding_lr * width * init_lr_frac * linear_to_zero(step, num_iterations)
 
 
-def check_steps(my_steps: Callable[[int, int, int, int], tuple[int, int]]):
+def check_steps(my_steps: Callable[[int, int, int, int], tuple[int, int]]) -> None:
     """Check `my_steps(num_rows, num_epochs, target_examples_per_step, device_batch_size)`.
 
     Raises AssertionError with the run and what is wrong.
@@ -84,7 +84,7 @@ def check_steps(my_steps: Callable[[int, int, int, int], tuple[int, int]]):
     print(f"my_steps is right for {len(RUNS)} runs.")
 
 
-def check_backward(my_backward: Callable[[GPT, list[Batch]], object]):
+def check_backward(my_backward: Callable[[GPT, list[Batch]], object]) -> None:
     """Check that `my_backward(model, batches)` adds the gradient of the step's loss to the weights.
 
     However the step's conversations are cut into micro-batches, the gradient must be that of one batch of all of them.
@@ -108,7 +108,7 @@ def check_backward(my_backward: Callable[[GPT, list[Batch]], object]):
     print("my_backward gives one gradient for micro-batches of 1, 2, 3 and 4 conversations.")
 
 
-def check_embedding_rate(my_rate: Callable[[int, int, int, float, float], float]):
+def check_embedding_rate(my_rate: Callable[[int, int, int, float, float], float]) -> None:
     """Check `my_rate(step, num_iterations, n_embd, embedding_lr, init_lr_frac)`: the embedding's learning rate.
 
     Raises AssertionError with the numbers and what may be missing.
@@ -126,7 +126,7 @@ def check_embedding_rate(my_rate: Callable[[int, int, int, float, float], float]
     print(f"my_rate is right for {len(RATES)} cases.")
 
 
-def check_full_steps(my_full_steps: float, num_iterations: int):
+def check_full_steps(my_full_steps: float, num_iterations: int) -> None:
     """Check a predicted number: the sum of SFT's multipliers over all steps of a run.
 
     Raises AssertionError that says what to think of, without the number.

@@ -106,7 +106,7 @@ def results(calls: Sequence[str] = CALLS) -> dict[str, str | None]:
     return {call: calculate(call) for call in calls}
 
 
-def check_probabilities(mine: Callable[[Sequence[float], float, int | None], Sequence[float]]):
+def check_probabilities(mine: Callable[[Sequence[float], float, int | None], Sequence[float]]) -> None:
     """Refuse a temperature on the wrong side of the softmax or of the division, and shares that do not sum to 1.
 
     >>> check_probabilities(probabilities)
@@ -126,7 +126,7 @@ def check_probabilities(mine: Callable[[Sequence[float], float, int | None], Seq
     print("Right: first cut, then divided, then the softmax.")
 
 
-def check_say(mine: Callable[[Sequence[int], Callable[[list[int]], int], Sequence[int], int], list[int]]):
+def check_say(mine: Callable[[Sequence[int], Callable[[list[int]], int], Sequence[int], int], list[int]]) -> None:
     """Refuse replies with their stop token or the prompt in them, and tokens that are asked for in vain.
 
     >>> check_say(say)
@@ -147,7 +147,7 @@ def check_say(mine: Callable[[Sequence[int], Callable[[list[int]], int], Sequenc
     print(f"Right for {len(SPEECHES)} replies.")
 
 
-def check_forced(mine: Callable[[Sequence[str]], Sequence[bool]]):
+def check_forced(mine: Callable[[Sequence[str]], Sequence[bool]]) -> None:
     """Refuse the call's own tokens, outputs that the model made up, and outputs of calls that are refused.
 
     >>> check_forced(forced)
@@ -165,7 +165,7 @@ def check_forced(mine: Callable[[Sequence[str]], Sequence[bool]]):
     print(f"Right for {len(REPLIES)} replies.")
 
 
-def check_results(mine: Mapping[str, str | None]):
+def check_results(mine: Mapping[str, str | None]) -> None:
     """Refuse predictions that the calculator does not share; it is not told what it says.
 
     >>> check_results(results())

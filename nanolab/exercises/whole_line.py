@@ -38,7 +38,7 @@ LESSONS = (
 )
 
 
-def check_first_loss(my_first_loss: Callable[[int], float]):
+def check_first_loss(my_first_loss: Callable[[int], float]) -> None:
     """Compare `my_first_loss(vocab_size)`, in nats a token, with the loss of fresh models of three vocabularies.
 
     Raises AssertionError, saying what was expected, if one differs by more than a thousandth.
@@ -59,7 +59,7 @@ def check_first_loss(my_first_loss: Callable[[int], float]):
     print("my_first_loss is right for vocabularies of 300, 1,024 and 4,096 tokens.")
 
 
-def check_reply(my_reply: Callable[[GPT, Tokenizer, list[int], int], Sequence[int]]):
+def check_reply(my_reply: Callable[[GPT, Tokenizer, list[int], int], Sequence[int]]) -> None:
     """Compare `my_reply(model, tokenizer, prompt, max_tokens)`, the new ids, with the engine's greedy ones.
 
     The models are random ones that never end a reply and ones that do. Raises AssertionError, saying what is wrong with
@@ -80,7 +80,7 @@ def check_reply(my_reply: Callable[[GPT, Tokenizer, list[int], int], Sequence[in
     print(f"my_reply says the engine's tokens for {len(QUESTIONS)} questions, and ends where it ends.")
 
 
-def check_whole_line(my_whole_line: Callable[[list[dict], Tokenizer], Engine]):
+def check_whole_line(my_whole_line: Callable[[list[dict], Tokenizer], Engine]) -> None:
     """Let `my_whole_line(conversations, tokenizer)` learn two conversations by heart; its engine must answer both.
 
     Takes as long as that training (some seconds). Raises AssertionError with what was said and what should have been.

@@ -12,7 +12,7 @@ ROW = ([3, 4, 1, 5, 6, 2, END, 4, END, 5, 6, 2, 2, END], [0, 0, 0, 0, 0, 1, 1, 0
 WHOLE_TURNS = (7, 14)  # tokens up to the end of each of its turns of the assistant
 
 
-def check_weight_bytes(my_weight_bytes: Callable[[GPTConfig], int]):
+def check_weight_bytes(my_weight_bytes: Callable[[GPTConfig], int]) -> None:
     """Check `my_weight_bytes(config)`: bytes of all weights in float32.
 
     Raises AssertionError with the model and the right number.
@@ -30,7 +30,7 @@ def check_weight_bytes(my_weight_bytes: Callable[[GPTConfig], int]):
     print(f"my_weight_bytes is right for {len(MODELS)} models.")
 
 
-def check_logits_bytes(my_logits_bytes: Callable[[int, int, int], int]):
+def check_logits_bytes(my_logits_bytes: Callable[[int, int, int], int]) -> None:
     """Check `my_logits_bytes(B, T, V)`: bytes of float32 logits of all slots, kept twice.
 
     Raises AssertionError with the shape and the right number.
@@ -47,7 +47,7 @@ def check_logits_bytes(my_logits_bytes: Callable[[int, int, int], int]):
     print(f"my_logits_bytes is right for {len(SHAPES)} shapes.")
 
 
-def check_too_long(my_cut: Callable[[list[int], list[int], int, int], tuple[list[int], list[int]] | None]):
+def check_too_long(my_cut: Callable[[list[int], list[int], int, int], tuple[list[int], list[int]] | None]) -> None:
     """Check `my_cut(ids, mask, limit, assistant_end)`: as many whole turns of the assistant as fit, or None.
 
     Raises AssertionError with the limit, what was given and what was expected.

@@ -1,15 +1,17 @@
 """A batch as the model meets it: what is learned, what is only read, what is padding, what comes next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from nanolab.batch import IGNORE_INDEX
 from nanolab.show import palette
@@ -17,6 +19,7 @@ from nanolab.show.figure import Picture, tidy
 from nanolab.show.page import legend, view
 from nanolab.show.tokens import Labels, token_chip
 from nanolab.show.values import as_list, as_pair, percent
+from nanolab.tokenizer import Tokenizer
 
 PAD_TOKEN = "<|assistant_end|>"
 MAX_ROWS = 4  # rows that batch_view draws unless told which
@@ -40,7 +43,7 @@ GLOSS = """
 """
 
 
-def real_row_lengths(inputs, targets, pad_id: int) -> np.ndarray:
+def real_row_lengths(inputs: ArrayLike, targets: ArrayLike, pad_id: int) -> np.ndarray:
     """How many positions of each row are real, (B,): up to the last one that is not padding.
 
     Padding is the trailing run of `pad_id` without targets. A conversation's last token is only ever a
@@ -56,7 +59,9 @@ def real_row_lengths(inputs, targets, pad_id: int) -> np.ndarray:
     return np.where(real.any(axis=1), real.shape[1] - real[:, ::-1].argmax(axis=1), 0)
 
 
-def categories(inputs, targets, pad_id: int | None = None, real_lengths=None) -> np.ndarray:
+def categories(
+    inputs: ArrayLike, targets: ArrayLike, pad_id: int | None = None, real_lengths: ArrayLike | None = None
+) -> np.ndarray:
     """The kind of every position, (B, T) of "supervised", "context" and "padding".
 
     >>> categories([[5, 6, 9, 9]], [[-1, 9, -1, -1]], pad_id=9).tolist()
@@ -75,7 +80,14 @@ def categories(inputs, targets, pad_id: int | None = None, real_lengths=None) ->
     return np.where(targets != IGNORE_INDEX, "supervised", np.where(padding, "padding", "context"))
 
 
-def batch_map(inputs, targets, pad_id=None, real_lengths=None, title=None, ax=None) -> Figure:
+def batch_map(
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    pad_id: int | None = None,
+    real_lengths: ArrayLike | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Figure:
     """Draw a batch (B, T): along each row what is supervised, what is context and what is padding.
 
     Padding is every position from a row's real length on. Without `real_lengths` (B,) it is the trailing
@@ -103,7 +115,9 @@ def batch_map(inputs, targets, pad_id=None, real_lengths=None, title=None, ax=No
     return ax.figure
 
 
-def batch_maps(batches, pad_id=None, title=None) -> Figure:
+def batch_maps(
+    batches: Sequence[tuple[ArrayLike, ArrayLike]], pad_id: int | None = None, title: str | None = None
+) -> Figure:
     """Draw several batches, pairs of inputs and targets, below each other on one scale of positions.
 
     >>> batch_maps(list(islice(sft_data_generator(mixture, tokenizer, batch_size=4), 6)), pad_id=pad_id)
@@ -120,7 +134,14 @@ def batch_maps(batches, pad_id=None, title=None) -> Figure:
     return picture
 
 
-def batch_view(inputs, targets, tokenizer, rows=None, max_columns: int = 60, pad_id: int | None = None) -> HTML:
+def batch_view(
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    tokenizer: Tokenizer,
+    rows: ArrayLike | None = None,
+    max_columns: int = 60,
+    pad_id: int | None = None,
+) -> HTML:
     """Draw rows of a batch (B, T) as tokens, and beneath each the token to predict there (– where none).
 
     `rows` are the row numbers to draw, by default the first four. Padding is the trailing run of `pad_id`, by
@@ -142,7 +163,7 @@ def batch_view(inputs, targets, tokenizer, rows=None, max_columns: int = 60, pad
     return view(f'{head}<table class="nl-rows">{body}</table>', css=GLOSS)
 
 
-def inputs_targets_table(inputs, targets, tokenizer) -> pd.DataFrame:
+def inputs_targets_table(inputs: ArrayLike, targets: ArrayLike, tokenizer: Tokenizer) -> pd.DataFrame:
     """One row of a batch (T,) as a table: position, input, input_token, target, target_token, learns.
 
     Raises ValueError when given more than one row.

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import ipywidgets
 from IPython import get_ipython
@@ -16,7 +17,7 @@ from IPython.display import HTML, display
 from nanolab.chat import Chat, Piece, ending_note, spoken
 from nanolab.engine import Engine
 from nanolab.show.conversations import conversation_view
-from nanolab.show.live import someone_watches
+from nanolab.show.live import someone_watches, widget_bundle
 from nanolab.show.page import note
 from nanolab.show.tokens import roles_of, token_view
 
@@ -86,7 +87,7 @@ def chat_text(chat: Chat, specials: bool = False) -> str:
 
 
 def stream_reply(
-    engine: Engine, conversation: dict | str, *, specials: bool = False, live: bool | None = None, **options
+    engine: Engine, conversation: dict | str, *, specials: bool = False, live: bool | None = None, **options: Any
 ) -> dict:
     """Show the reply to a conversation (or to one text) growing in the cell; the conversation with the reply in it.
 
@@ -118,12 +119,12 @@ class Page:
         self.chat, self.specials, self.live = chat, specials, live
         self._handle = None
 
-    def redraw(self):
+    def redraw(self) -> None:
         """Draw the chat as it is now, if somebody watches."""
         if self.live:
             self._draw()
 
-    def finish(self):
+    def finish(self) -> None:
         """Draw the finished chat; plain Python, which has no pages, prints it."""
         if self.live or get_ipython() is not None:
             self._draw()
@@ -153,7 +154,7 @@ class ChatBox:
     >>> box.send("What is 12*4?"); box.wait(); box                             # doctest: +SKIP
     """
 
-    def __init__(self, engine: Engine, **options):
+    def __init__(self, engine: Engine, **options: Any):
         self.chat = Chat(engine, **options)
         self.error: Exception | None = None  # of the last reply
         self._thread: threading.Thread | None = None
@@ -167,7 +168,7 @@ class ChatBox:
         """Whether a reply is being made."""
         return self._thread is not None and self._thread.is_alive()
 
-    def send(self, text: str):
+    def send(self, text: str) -> None:
         """Begin the reply to a text and return at once; `wait` waits for it.
 
         Raises RuntimeError while another reply is being made.
@@ -180,18 +181,18 @@ class ChatBox:
         self._enable(running=True)
         self._thread.start()
 
-    def wait(self, timeout: float | None = None):
+    def wait(self, timeout: float | None = None) -> None:
         """Wait until the reply is finished; TimeoutError if that takes more than `timeout` seconds."""
         if self.running:
             self._thread.join(timeout)
             if self.running:
                 raise TimeoutError(f"The model is still answering after {timeout} s; stop() ends the reply.")
 
-    def stop(self):
+    def stop(self) -> None:
         """End the reply after its present token; what was said stays."""
         self._stop.set()
 
-    def reset(self):
+    def reset(self) -> None:
         """Stop, and begin a new conversation."""
         self.stop()
         self.wait()
@@ -253,7 +254,7 @@ class ChatBox:
 
     def _repr_mimebundle_(self, **_) -> dict[str, object]:
         still = mime_bundle(self.chat, self.specials.value)
-        return self.widget._repr_mimebundle_() | {"text/plain": still["text/plain"]} if someone_watches() else still
+        return widget_bundle(self.widget) | {"text/plain": still["text/plain"]} if someone_watches() else still
 
 
 def _up_to_the_user(conversation: dict | str) -> list[dict]:

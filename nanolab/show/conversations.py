@@ -1,5 +1,6 @@
 """A conversation as people read it: one bubble per message, tool calls and their outputs as code."""
 
+from collections.abc import Iterable
 from html import escape
 
 from IPython.display import HTML
@@ -39,7 +40,7 @@ def conversation_view(conversation: dict, title: str | None = None) -> HTML:
     return view(bubbles, title or conversation.get("where"), BUBBLES)
 
 
-def transcript(turns, title: str | None = None) -> HTML:
+def transcript(turns: dict | Iterable[tuple[str, str]], title: str | None = None) -> HTML:
     """Draw a chat, given as a conversation or as (role, text) pairs.
 
     >>> transcript([("user", "How many r in strawberry?"), ("assistant", "Three.")])

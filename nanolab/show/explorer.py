@@ -16,7 +16,7 @@ from nanolab.batch import fit
 from nanolab.chat import Piece, spoken
 from nanolab.render import render_conversation
 from nanolab.show.conversations import conversation_view
-from nanolab.show.live import someone_watches
+from nanolab.show.live import someone_watches, widget_bundle
 from nanolab.show.page import note, view
 from nanolab.show.tokens import token_view
 from nanolab.show.values import percent
@@ -158,7 +158,7 @@ class RowExplorer:
         place = f"{self.task.value}, row {self.number.value:,} {self.count.value}"
         hint = note(f"{place}: run this cell in a notebook to leaf through the others")
         still = {"text/html": f'<div class="nl-view">{self.html().data}{hint}</div>', "text/plain": self.text()}
-        return self.widget._repr_mimebundle_() | still if someone_watches() else still
+        return widget_bundle(self.widget) | still if someone_watches() else still
 
 
 def named_tasks(tasks: Rows | Sequence[Rows] | Mapping[str, Rows]) -> dict[str, Rows]:

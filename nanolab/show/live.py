@@ -11,10 +11,12 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from textwrap import fill
+from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
 from IPython.display import display
+from ipywidgets import Widget
 from matplotlib.ticker import MaxNLocator
 
 from nanolab.show.curves import STYLES, draw_loss
@@ -28,11 +30,21 @@ RATE_STEPS = 20  # tokens per second are those of the last 20 steps
 COLUMNS = ("step", "loss", "lr_multiplier", "num_tokens", "real_tokens", "slots", "seconds")
 LIKE_LOSSES = ("loss", "bpb")  # metrics drawn on the loss axis; bits per byte have about its size
 UNWATCHED = ("PAPERMILL", "CI")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def someone_watches() -> bool:
     """Whether this is a notebook kernel, and neither PAPERMILL nor CI is set in the environment."""
     return hasattr(get_ipython(), "kernel") and not any(os.environ.get(name) for name in UNWATCHED)
+
+
+def widget_bundle(widget: Widget) -> dict[str, object]:
+    """What a front end needs to show a widget, for `_repr_mimebundle_`; the same in ipywidgets 7 (Colab's) and 8.
+
+    >>> widget_bundle(ipywidgets.HTML())["application/vnd.jupyter.widget-view+json"]["version_major"]
+    2
+    """
+    return {WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}}
 
 
 class LiveCurve:
@@ -64,7 +76,7 @@ class LiveCurve:
         self._handle = None
         self._closed = False
 
-    def update(self, report) -> None:
+    def update(self, report: Any) -> None:
         """Take in one step's report, and draw or print if it is time."""
         metrics = getattr(report, "metrics", None) or {}
         row = {name: getattr(report, name) for name in COLUMNS} | dict(metrics)
@@ -95,7 +107,7 @@ class LiveCurve:
     def __enter__(self) -> "LiveCurve":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

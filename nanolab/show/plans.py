@@ -1,6 +1,6 @@
 """A step before it is trained: which conversations share a micro-batch, and which positions of a row see which."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -118,7 +118,7 @@ def _rows(plan: Plan) -> float:
     return sum(micro_batch.shape[0] + GAP for micro_batch in plan.micro_batches)
 
 
-def _height(plans: Sequence[Plan]) -> float:
+def _height(plans: Collection[Plan]) -> float:
     return float(np.clip(sum(ROW_HEIGHT * _rows(plan) + TITLE_HEIGHT for plan in plans) + 0.4, *HEIGHTS))
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from html import escape
 
 from IPython.display import HTML
+from numpy.typing import ArrayLike
 
 from nanolab.show.page import legend, note, view
 from nanolab.show.values import as_list, percent
+from nanolab.tokenizer import Tokenizer
 
 # Which part of a conversation begins and ends at which special token.
 STARTS = {
@@ -31,11 +33,12 @@ PICTURES = {"\n": "↵", "\t": "⇥", "\r": "␍"} | {
 class Labels:
     """What to write on a chip: specials by name, spaces as ·, newlines as ↵, broken UTF-8 as ⟨e2 80⟩."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self.special_names = {id: name for name, id in tokenizer.special_ids.items()}
 
     def is_special(self, id: int) -> bool:
+        """Whether an id is a control token."""
         return id in self.special_names
 
     def text(self, id: int) -> str:
@@ -77,7 +80,7 @@ def visible(text: str) -> tuple[str, str]:
     return "·" * (len(text) - len(rest)), "".join(PICTURES.get(letter, letter) for letter in rest)
 
 
-def roles_of(ids, tokenizer) -> list[str]:
+def roles_of(ids: ArrayLike, tokenizer: Tokenizer) -> list[str]:
     """For each token the part of the conversation it belongs to: "user", "assistant", "python", ... or "".
 
     >>> roles_of([1, 7, 2], tokenizer)  # where 1 is <|user_start|> and 2 is <|user_end|>
@@ -92,7 +95,9 @@ def roles_of(ids, tokenizer) -> list[str]:
     return roles
 
 
-def token_view(ids, mask, tokenizer, title: str | None = None, max_tokens: int = 600) -> HTML:
+def token_view(
+    ids: ArrayLike, mask: ArrayLike, tokenizer: Tokenizer, title: str | None = None, max_tokens: int = 600
+) -> HTML:
     """Draw a conversation as coloured tokens (supervised, ignored, special), with more to read on hovering.
 
     `ids` and `mask` (1 = supervised) are (T,), lists or tensors. Supervised tokens are underlined as well

@@ -1,9 +1,10 @@
 """Lists, arrays and tensors (on any device) become plain lists and arrays, without knowing torch."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def as_list(values) -> list:
+def as_list(values: ArrayLike) -> list:
     """A plain list of a list, tuple, numpy array or tensor.
 
     >>> as_list(np.array([3, 4]))
@@ -12,7 +13,7 @@ def as_list(values) -> list:
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
-def as_pair(inputs, targets) -> tuple[np.ndarray, np.ndarray]:
+def as_pair(inputs: ArrayLike, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets as two integer arrays (B, T); a single row (T,) counts as a batch of one.
 
     Raises ValueError when the two shapes differ or there are more than two dimensions.

@@ -12,7 +12,7 @@ SIGNIFICANT_DIGITS = 10  # of a result that is not whole
 FINAL_NUMBER = re.compile(r"#### (-?[0-9.,]+)")
 
 
-def format_number(value):
+def format_number(value: int | float | Fraction) -> str:
     """Return a result as the data and the calculator both write it: `10`, not `10.0` or `1e+01`.
 
     Whole numbers in full, others with ten significant digits, and at least two behind the point. `value` is an int,
@@ -31,7 +31,7 @@ def format_number(value):
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def final_number(text):
+def final_number(text: str) -> Decimal | None:
     """Return the number after the first "#### " as a Decimal, or None if there is none.
 
     Thousands commas and a full stop at the end do not count. Numbers are compared by value, so 18.00
@@ -49,7 +49,7 @@ def final_number(text):
         return None
 
 
-def same_final_number(conversation, reply):
+def same_final_number(conversation: dict, reply: str) -> bool:
     """Return whether the reply ends on the number that the conversation's own last message ends on.
 
     A reply without a number is wrong; a reference without one is a ValueError, not a point for everyone.
@@ -61,7 +61,7 @@ def same_final_number(conversation, reply):
     return final_number(reply) == reference
 
 
-def message_text(message):
+def message_text(message: dict) -> str:
     """Return a message's content as one text; the parts of a list are joined.
 
     >>> message_text({"content": [{"type": "text", "text": "3*4="}, {"type": "python_output", "text": "12"}]})

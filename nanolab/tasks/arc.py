@@ -1,5 +1,7 @@
 """ARC: grade-school science questions, https://huggingface.co/datasets/allenai/ai2_arc."""
 
+from pathlib import Path
+
 from nanolab.tasks.base import check_one_of
 from nanolab.tasks.choice import ChoiceTask, choice_conversation
 from nanolab.tasks.rows import load_rows
@@ -19,17 +21,17 @@ class ARC(ChoiceTask):
         'ARC-Easy'
     """
 
-    def __init__(self, subset, split, data=None, **view):
+    def __init__(self, subset: str, split: str, data: str | Path | None = None, **view: int):
         super().__init__(**view)
         check_one_of("ARC subset", subset, SUBSETS)
         check_one_of("ARC split", split, SPLITS)
         self.name, self.part = subset, split
         self.ds = load_rows("ai2_arc", subset, split, data)
 
-    def num_examples(self):
+    def num_examples(self) -> int:
         return len(self.ds)
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         row = read_row(self.ds, index, "ai2_arc")
         choices = row["choices"]
         return choice_conversation(row["question"], choices["label"], choices["text"], row["answerKey"])

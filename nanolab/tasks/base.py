@@ -13,6 +13,7 @@ A task is a list of conversations, read one at a time, and (if it can be graded)
 
 import operator
 import random
+from collections.abc import Collection, Iterable, Sequence
 
 # nanochat's seed, for the rows of a data set and for the order of a mixture: the same rows in the same order.
 SHUFFLE_SEED = 42
@@ -27,7 +28,7 @@ class RowError(DataError):
     """One row that cannot become a conversation; the message begins with where it is. It can be skipped."""
 
 
-def check_one_of(what, value, options):
+def check_one_of(what: str, value: object, options: Collection) -> None:
     """Raise a ValueError that lists the options unless `value` is one of them.
 
     >>> check_one_of("GSM8K split", "dev", ("train", "test"))
@@ -54,37 +55,37 @@ class Task:
     name = "task"
     part = ""
     # "categorical": pick one of conversation["letters"]; "generative": judge a text; None: there is no grade.
-    eval_type = None
+    eval_type: str | None = None
 
-    def __init__(self, start=0, stop=None, step=1):
+    def __init__(self, start: int = 0, stop: int | None = None, step: int = 1):
         check_view(start, stop, step)
         self.start, self.stop, self.step = start, stop, step
 
-    def num_examples(self):
+    def num_examples(self) -> int:
         """Return how many rows exist before `start`, `stop` and `step` are applied."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many rows it has")
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         """Return row `index` (0 ... num_examples() - 1) as a conversation; ValueError says what is wrong with it."""
         raise NotImplementedError(f"{type(self).__name__} does not say what a row is")
 
-    def evaluate(self, conversation, reply):
+    def evaluate(self, conversation: dict, reply: str) -> bool:
         """Return whether `reply` is a right answer to `conversation`; tasks without a grade raise."""
         raise NotImplementedError(f"{self.name} has no grade: its replies cannot be right or wrong")
 
-    def where(self, index):
+    def where(self, index: int) -> str:
         """Return the words that name row `index` in messages."""
         return " ".join(filter(None, (self.name, self.part, f"row {index}")))
 
     @property
-    def rows(self):
+    def rows(self) -> range:
         """The row numbers this view shows, as a range clamped to the rows that exist."""
         return range(self.num_examples())[self.start : self.stop : self.step]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict:
         index = row_number(self.rows, index, self.name)
         try:
             conversation = self.get_example(index)
@@ -96,7 +97,7 @@ class Task:
         return {**conversation, "where": conversation.get("where") or self.where(index)}
 
 
-def check_view(start, stop, step):
+def check_view(start: int, stop: int | None, step: int) -> None:
     """Raise a ValueError in words unless start >= 0, step >= 1 and stop is None or >= start."""
     if start < 0:
         raise ValueError(f"start={start} is negative; a task is counted from its first row, 0")
@@ -106,7 +107,7 @@ def check_view(start, stop, step):
         raise ValueError(f"stop={stop} lies before start={start}")
 
 
-def row_number(rows, index, name):
+def row_number(rows: range, index: int, name: str) -> int:
     """Return the row that `index` means in `rows` (a range); negative counts from the end, as in a list.
 
     IndexError beyond either end: this is also what ends a `for` loop over a task.
@@ -136,15 +137,15 @@ class TaskMixture(Task):
 
     name = "mixture"
 
-    def __init__(self, tasks, start=0, stop=None, step=1):
+    def __init__(self, tasks: Iterable[Sequence | Task], start: int = 0, stop: int | None = None, step: int = 1):
         super().__init__(start, stop, step)
         self.tasks = list(tasks)
         self.index_map = [(number, row) for number, task in enumerate(self.tasks) for row in range(len(task))]
         random.Random(SHUFFLE_SEED).shuffle(self.index_map)
 
-    def num_examples(self):
+    def num_examples(self) -> int:
         return len(self.index_map)
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         number, row = self.index_map[index]
         return self.tasks[number][row]

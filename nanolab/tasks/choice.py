@@ -1,9 +1,11 @@
 """Multiple choice: the prompt, the conversation, and the grade."""
 
+from collections.abc import Sequence
+
 from nanolab.tasks.base import Task
 
 
-def choice_prompt(question, letters, choices):
+def choice_prompt(question: str, letters: Sequence[str], choices: Sequence[str]) -> str:
     r"""Return the question and its choices as one user message.
 
     The wording is that of nanochat's `tasks/common.py` (render_mc), which checkpoints have been trained on.
@@ -21,7 +23,7 @@ def choice_prompt(question, letters, choices):
     return "\n".join(lines) + "\n\nRespond only with the letter of the correct answer."
 
 
-def choice_conversation(question, letters, choices, answer):
+def choice_conversation(question: str, letters: Sequence[str], choices: Sequence[str], answer: str) -> dict:
     """Return the conversation of a multiple-choice row; `answer` is one of `letters`.
 
     Raises ValueError if letters and choices differ in number, or the answer is not among the letters.
@@ -42,6 +44,6 @@ class ChoiceTask(Task):
 
     eval_type = "categorical"
 
-    def evaluate(self, conversation, reply):
+    def evaluate(self, conversation: dict, reply: str) -> bool:
         """Return whether the reply is the right letter and nothing else; outer white space is forgiven."""
         return reply.strip() == conversation["messages"][-1]["content"]

@@ -28,19 +28,19 @@ class CustomJSON(Task):
 
     name = "CustomJSON"
 
-    def __init__(self, filepath, **view):
+    def __init__(self, filepath: str | Path, **view: int):
         super().__init__(**view)
         path = Path(filepath).expanduser()
         self.part = path.name
         self.lines = read_conversations(path)
 
-    def num_examples(self):
+    def num_examples(self) -> int:
         return len(self.lines)
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         return {"messages": self.lines[index][1]}
 
-    def where(self, index):
+    def where(self, index: int) -> str:
         return f"{self.name} {self.part} line {self.lines[index][0]}"
 
 
@@ -53,7 +53,7 @@ class Identity(CustomJSON):
 
     name = "Identity"
 
-    def __init__(self, data=None, **view):
+    def __init__(self, data: str | Path | None = None, **view: int):
         source = resolve_data(data)
         if source != "toy":
             super().__init__(identity_path(source), **view)
@@ -64,12 +64,12 @@ class Identity(CustomJSON):
         self.lines = [(number, row["messages"]) for number, row in enumerate(rows, start=1)]
 
 
-def identity_path(source):
+def identity_path(source: str | Path) -> Path:
     """Return the path of the identity conversations in a directory, or of the downloaded file for "hub"."""
     return hub_file(IDENTITY_FILE, IDENTITY_URL) if source == "hub" else source / IDENTITY_FILE
 
 
-def read_conversations(path):
+def read_conversations(path: Path) -> list[tuple[int, list[dict]]]:
     """Return [(line number, messages), ...] of a file with one conversation a line."""
     rows = json_lines(path, "one conversation a line, as JSON")
     lines = [(number, messages_of(row, f"{path} line {number}")) for number, row in rows]
@@ -78,7 +78,7 @@ def read_conversations(path):
     return lines
 
 
-def messages_of(row, where):
+def messages_of(row: object, where: str) -> list[dict]:
     """Return the messages of one line's value; DataError, with `where` in front, if they are none."""
     messages = row.get("messages") if isinstance(row, dict) else row
     fault = message_fault(messages)
@@ -87,7 +87,7 @@ def messages_of(row, where):
     return messages
 
 
-def message_fault(messages):
+def message_fault(messages: object) -> str | None:
     """Return what keeps `messages` from being a conversation, or None.
 
     >>> message_fault([{"role": "human", "content": "Hi"}])
@@ -100,7 +100,7 @@ def message_fault(messages):
     return next(filter(None, map(single_fault, range(len(messages)), messages)), None)
 
 
-def single_fault(number, message):
+def single_fault(number: int, message: object) -> str | None:
     """Return what is wrong with message `number`, or None."""
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
         return f"message {number} is not an object with role and content"
@@ -113,7 +113,7 @@ def single_fault(number, message):
     return next(filter(None, (text_fault(text, f"message {number}") for text in texts)), None)
 
 
-def are_parts(content):
+def are_parts(content: object) -> bool:
     """Return whether `content` is a list of {"type": "text" | "python" | "python_output", "text": str}.
 
     >>> are_parts([{"type": "python", "text": "1+1"}]), are_parts([{"type": "image"}])

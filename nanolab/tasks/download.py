@@ -3,12 +3,13 @@
 import os
 import tempfile
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 
 
-def download(url, path, check=None):
+def download(url: str, path: str | Path, check: Callable[[bytes], None] | None = None) -> Path:
     """Download `url` to `path` unless the file is there; return the path.
 
     The bytes go to a temporary file beside `path`, are given to `check(bytes)` (which raises if they are
@@ -28,7 +29,7 @@ def download(url, path, check=None):
     return path
 
 
-def write_whole(path, content):
+def write_whole(path: Path, content: bytes) -> None:
     """Write bytes to `path` through a temporary file and a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")

@@ -9,6 +9,7 @@ We read a mark as a use of Python: the model says the expression, the tool says 
 """
 
 import re
+from pathlib import Path
 
 from nanolab.tasks.answer import same_final_number
 from nanolab.tasks.base import PART_TYPES, Task, check_one_of
@@ -31,27 +32,27 @@ class GSM8K(Task):
     name = "GSM8K"
     eval_type = "generative"
 
-    def __init__(self, subset="main", split="train", data=None, **view):
+    def __init__(self, subset: str = "main", split: str = "train", data: str | Path | None = None, **view: int):
         super().__init__(**view)
         check_one_of("GSM8K subset", subset, SUBSETS)
         check_one_of("GSM8K split", split, SPLITS)
         self.part = f"{subset}/{split}"
         self.ds = load_rows("gsm8k", subset, split, data)
 
-    def num_examples(self):
+    def num_examples(self) -> int:
         return len(self.ds)
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         row = read_row(self.ds, index, "gsm8k")
         user = {"role": "user", "content": row["question"]}
         return {"messages": [user, {"role": "assistant", "content": answer_parts(row["answer"])}]}
 
-    def evaluate(self, conversation, reply):
+    def evaluate(self, conversation: dict, reply: str) -> bool:
         """Return whether the number after "#### " in the reply equals that of the row's own answer."""
         return same_final_number(conversation, reply)
 
 
-def answer_parts(answer):
+def answer_parts(answer: str) -> list[dict]:
     """Split an answer at its calculations into text, python and python_output parts, none of them empty.
 
     The text after a calculation repeats the result, and is kept: the model learns to use what the tool said.

@@ -4,6 +4,8 @@ import contextlib
 import http.client
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import datasets
 
@@ -32,11 +34,11 @@ OTHER_SOURCES = (
 class DataUnavailable(RuntimeError):
     """Rows were asked of the internet and did not come; says which sources need no network."""
 
-    def __init__(self, what, reason):
+    def __init__(self, what: str, reason: object):
         super().__init__(f"{what} could not be loaded: {reason}\n{OTHER_SOURCES}")
 
 
-def load_hub(name, subset, split):
+def load_hub(name: str, subset: str | None, split: str) -> datasets.Dataset:
     """Load a split from the hub, or from the copy that an earlier load left in the cache, in the hub's order.
 
     Raises DataUnavailable after seconds, not minutes, if neither is there.
@@ -56,7 +58,7 @@ def load_hub(name, subset, split):
     return unnest(rows)
 
 
-def hub_arguments(name, subset, split):
+def hub_arguments(name: str, subset: str | None, split: str) -> dict:
     """Return the arguments that `datasets.load_dataset` needs for a split of ours.
 
     >>> hub_arguments("mmlu", "all", "auxiliary_train")
@@ -72,7 +74,7 @@ def hub_arguments(name, subset, split):
     return arguments
 
 
-def unnest(rows):
+def unnest(rows: datasets.Dataset) -> datasets.Dataset:
     """Lift rows of the form {"train": {...}} to {...}; others pass unchanged.
 
     The hub's MMLU auxiliary_train is nested so, by an accident of its upload.
@@ -83,7 +85,7 @@ def unnest(rows):
     return flat.rename_columns({column: column.removeprefix("train.") for column in flat.column_names})
 
 
-def hub_reachable():
+def hub_reachable() -> bool:
     """Return whether the hub answers at all, within seconds; False when HF_HUB_OFFLINE says not to ask."""
     if datasets.config.HF_HUB_OFFLINE:
         return False
@@ -98,7 +100,7 @@ def hub_reachable():
 
 
 @contextlib.contextmanager
-def offline():
+def offline() -> Iterator[None]:
     """Let `datasets` use nothing but its cache inside the `with` block, as HF_HUB_OFFLINE=1 does throughout."""
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True
@@ -108,7 +110,7 @@ def offline():
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def hub_file(filename, url, check=None):
+def hub_file(filename: str, url: str, check: Callable[[bytes], None] | None = None) -> Path:
     """Download a single file into the cache unless it is there; return its path, or raise DataUnavailable."""
     path = cache_dir() / "hub" / filename
     if datasets.config.HF_HUB_OFFLINE and not path.exists():

@@ -1,6 +1,8 @@
 """HumanEval: complete a Python function, https://huggingface.co/datasets/openai/openai_humaneval."""
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 from nanolab.sandbox import Outcome, Program, run_program, run_programs
 from nanolab.tasks.base import Task, check_one_of
@@ -23,16 +25,16 @@ class HumanEval(Task):
     name = "HumanEval"
     eval_type = "generative"
 
-    def __init__(self, split="test", data=None, **view):
+    def __init__(self, split: str = "test", data: str | Path | None = None, **view: int):
         super().__init__(**view)
         check_one_of("HumanEval split", split, ("test",))
         self.part = split
         self.ds = load_rows("openai_humaneval", None, split, data)
 
-    def num_examples(self):
+    def num_examples(self) -> int:
         return len(self.ds)
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         row = read_row(self.ds, index, "openai_humaneval")
         user = {"role": "user", "content": row["prompt"]}
         # The newline between the two is nanochat's; an empty line inside the function, harmless to Python.
@@ -40,11 +42,11 @@ class HumanEval(Task):
         messages = [user, {"role": "assistant", "content": program}]
         return {"messages": messages, "entry_point": row["entry_point"], "test": row["test"]}
 
-    def evaluate(self, conversation, reply):
+    def evaluate(self, conversation: dict, reply: str) -> bool:
         """Return whether a reply's program passes the row's test; raises SandboxUnavailable, as `verdict` does."""
         return self.verdict(conversation, reply).passed
 
-    def verdict(self, conversation, reply) -> Outcome:
+    def verdict(self, conversation: dict, reply: str) -> Outcome:
         """Run a reply's program and its test in the sandbox, and say what became of it.
 
         Raises SandboxUnavailable where programs cannot be shut in (see `nanolab.sandbox`).
@@ -55,7 +57,9 @@ class HumanEval(Task):
         """
         return run_program(judged_program(conversation, reply))
 
-    def verdicts(self, conversations, replies, workers=None) -> list[Outcome]:
+    def verdicts(
+        self, conversations: Iterable[dict], replies: Iterable[str], workers: int | None = None
+    ) -> list[Outcome]:
         """`verdict` of each reply to the conversation beside it, `workers` at once (None: one a processor).
 
         >>> task = HumanEval(data="toy", stop=2)

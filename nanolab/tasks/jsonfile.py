@@ -6,14 +6,17 @@ read as what schema.COLUMNS declares.
 """
 
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import datasets
 import pyarrow as pa
 
 from nanolab.tasks.base import DataError
-from nanolab.tasks.schema import COLUMNS, FAULT, FETCH_AGAIN, fault
+from nanolab.tasks.schema import COLUMNS, FAULT, FETCH_AGAIN, Kind, fault
 
 ROWS_A_BATCH = 1_000  # how many rows are Python objects at a time
 ARROW_TYPES = {str: pa.string(), int: pa.int64()}
@@ -21,7 +24,7 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how such a file begins
 
 
 @contextmanager
-def opened(path, holds):
+def opened(path: Path, holds: str) -> Iterator[BinaryIO]:
     """Open a file for reading bytes; FileNotFoundError says what it should hold, DataError why it cannot be read."""
     if not path.is_file():
         found = "is a folder, not a file" if path.is_dir() else "does not exist"
@@ -33,7 +36,7 @@ def opened(path, holds):
         raise DataError(f"{path} cannot be read ({error.strerror}). Check who may read it, and its disk.") from None
 
 
-def json_lines(path, holds="one JSON object a line"):
+def json_lines(path: Path, holds: str = "one JSON object a line") -> Iterator[tuple[int, Any]]:
     """Yield (line number, value) of each line that is not blank; DataError names the first that is not JSON.
 
     >>> from pathlib import Path
@@ -48,7 +51,7 @@ def json_lines(path, holds="one JSON object a line"):
                 yield number, parsed(line, f"{path} line {number}")
 
 
-def parsed(content, where):
+def parsed(content: bytes, where: object) -> Any:
     """Return the value of some JSON; DataError, with `where` in front, if it is none."""
     try:
         return json.loads(content.decode("utf-8-sig"))
@@ -56,7 +59,7 @@ def parsed(content, where):
         raise DataError(f"{where}: not JSON ({error}). {FETCH_AGAIN}") from None
 
 
-def json_rows(path):
+def json_rows(path: Path) -> Iterator[tuple[str, dict]]:
     """Yield (where, row) of a file of objects, one a line or in one array; DataError names one that is no object."""
     for where, row in array_items(path) if begins_an_array(path) else named_lines(path):
         if not isinstance(row, dict):
@@ -64,22 +67,25 @@ def json_rows(path):
         yield where, row
 
 
-def named_lines(path):
+def named_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Return pairs ("line 3", value) of a file with one value a line."""
     return ((f"line {number}", row) for number, row in json_lines(path))
 
 
-def begins_an_array(path):
+def begins_an_array(path: Path) -> bool:
+    """Return whether the first character of a file that is no white space opens an array."""
     with opened(path, "rows as JSON") as file:
         return next((line for line in file if line.strip()), b"").lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
-def array_items(path):
+def array_items(path: Path) -> Iterator[tuple[str, Any]]:
+    """Return pairs ("item 3", value) of a file that is one array."""
     with opened(path, "rows as JSON") as file:
         items = parsed(file.read(), path)
     return ((f"item {number}", item) for number, item in enumerate(items, start=1))
 
 
-def load_json(path, name):
+def load_json(path: Path, name: str) -> datasets.Dataset:
     """Return the rows of a JSON file as a `datasets.Dataset` with the columns declared for `name`, all in memory.
 
     A row with a fault stays, with empty cells and the fault in a further column, so that it can be named, and skipped,
@@ -101,13 +107,13 @@ def load_json(path, name):
     return datasets.Dataset(datasets.table.InMemoryTable(table if faults else table.drop_columns([FAULT])))
 
 
-def checked_row(where, row, columns):
+def checked_row(where: str, row: dict, columns: dict[str, Kind]) -> dict:
     """Return the declared cells of a row, or what is wrong with it and where it is, as {FAULT: ...}."""
     wrong = fault(row, columns)
     return {FAULT: f"{where}: {wrong}"} if wrong else {column: row[column] for column in columns}
 
 
-def arrow_type(kind):
+def arrow_type(kind: Kind) -> pa.DataType:
     """Return the Arrow type of a declared kind.
 
     >>> str(arrow_type({"role": str}))

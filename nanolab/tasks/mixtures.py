@@ -4,8 +4,10 @@ The tasks, their order and their sizes are nanochat's of November 2025 (scripts/
 scripts/chat_sft.py): order and sizes decide the shuffle, so the same rows come at the same steps.
 """
 
+from pathlib import Path
+
 from nanolab.tasks.arc import ARC
-from nanolab.tasks.base import TaskMixture, check_one_of
+from nanolab.tasks.base import Task, TaskMixture, check_one_of
 from nanolab.tasks.customjson import Identity
 from nanolab.tasks.gsm8k import GSM8K
 from nanolab.tasks.humaneval import HumanEval
@@ -26,7 +28,7 @@ MID_VALIDATION_GSM8K_ROWS = 420
 GRADED_SPELLING = 256  # made-up rows have no natural number; this is nanochat's
 
 
-def mid_mixture(data=None):
+def mid_mixture(data: str | Path | None = None) -> TaskMixture:
     """Return the mixture of mid training: chat, multiple choice, calculator, identity and a lot of spelling.
 
     >>> [row["task"] for row in describe(mid_mixture(data="toy"))]
@@ -47,7 +49,7 @@ def mid_mixture(data=None):
     )
 
 
-def mid_validation(data=None):
+def mid_validation(data: str | Path | None = None) -> TaskMixture:
     """Return the conversations whose loss is watched during mid training, held out and in the mixture's proportions.
 
     >>> [row["task"] for row in describe(mid_validation(data="toy"))]
@@ -63,7 +65,7 @@ def mid_validation(data=None):
     )
 
 
-def sft_mixture(data=None):
+def sft_mixture(data: str | Path | None = None) -> TaskMixture:
     """Return the mixture of SFT: a little of everything that is graded, and chat; 22,439 rows with
     data="hub".
 
@@ -85,12 +87,12 @@ def sft_mixture(data=None):
     )
 
 
-def sft_validation(data=None):
+def sft_validation(data: str | Path | None = None) -> SmolTalk:
     """Return the conversations whose loss is watched during SFT: SmolTalk's test split."""
     return SmolTalk("test", data=data)
 
 
-def describe(mixture):
+def describe(mixture: TaskMixture) -> list[dict]:
     """Return one dict a task of a mixture: task (its name), rows, share (0 to 1 of all rows).
 
     >>> describe(TaskMixture([Identity(data="toy", stop=30), SimpleSpelling(10, data="toy")]))
@@ -119,7 +121,7 @@ TASKS = {
 }
 
 
-def make_task(name, split="test", data=None, **view):
+def make_task(name: str, split: str = "test", data: str | Path | None = None, **view: int) -> Task:
     """Return a task by the name that the evaluation command uses; `view` is start, stop, step.
 
     Raises ValueError listing the names if there is none of that name.

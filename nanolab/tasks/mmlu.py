@@ -1,5 +1,9 @@
 """MMLU: multiple-choice questions on 57 subjects, https://huggingface.co/datasets/cais/mmlu."""
 
+from pathlib import Path
+
+from datasets import Dataset
+
 from nanolab.tasks.base import check_one_of
 from nanolab.tasks.choice import ChoiceTask, choice_conversation
 from nanolab.tasks.rows import load_rows
@@ -21,7 +25,7 @@ class MMLU(ChoiceTask):
 
     name = "MMLU"
 
-    def __init__(self, subset="all", split="test", data=None, **view):
+    def __init__(self, subset: str = "all", split: str = "test", data: str | Path | None = None, **view: int):
         super().__init__(**view)
         self.part = f"{subset}/{split}"
         if subset == "auxiliary_train":
@@ -31,10 +35,10 @@ class MMLU(ChoiceTask):
             check_one_of("MMLU split", split, SPLITS)
             self.ds = only_subject(load_rows("mmlu", "all", split, data), subset)
 
-    def num_examples(self):
+    def num_examples(self) -> int:
         return len(self.ds)
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         row = read_row(self.ds, index, "mmlu")
         choices = row["choices"]
         letters = list(LETTERS[: len(choices)])
@@ -44,7 +48,7 @@ class MMLU(ChoiceTask):
         return {**conversation, "subject": row["subject"]}
 
 
-def only_subject(rows, subject):
+def only_subject(rows: Dataset, subject: str) -> Dataset:
     """Return the rows of one subject, in their order; all rows for "all"."""
     if subject == "all":
         return rows

@@ -7,6 +7,7 @@
 All three give the same columns, and all are shuffled with seed 42 by `datasets`.
 """
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from nanolab.tasks.schema import COLUMNS, FETCH_AGAIN, check_columns
 ENDINGS = (".parquet", ".jsonl", ".json")
 
 
-def resolve_data(data=None):
+def resolve_data(data: str | Path | None = None) -> str | Path:
     """Return "hub", "toy" or the Path of an existing directory; FileNotFoundError for anything else.
 
     None means the environment variable NANOLAB_DATA, and where that is not set, "toy".
@@ -40,7 +41,7 @@ def resolve_data(data=None):
     return path
 
 
-def load_rows(name, subset, split, data=None):
+def load_rows(name: str, subset: str | None, split: str, data: str | Path | None = None) -> datasets.Dataset:
     """Load a split as a `datasets.Dataset`, shuffled with seed 42; `subset` is None where there are none.
 
     Raises DataUnavailable (hub), FileNotFoundError (directory), ValueError (toy) if it is not there, and DataError if
@@ -62,7 +63,7 @@ def load_rows(name, subset, split, data=None):
     return rows.shuffle(seed=SHUFFLE_SEED)
 
 
-def find_file(directory, name, subset, split):
+def find_file(directory: Path, name: str, subset: str | None, split: str) -> Path:
     """Return the path of a split's file; FileNotFoundError lists the paths tried and what does exist.
 
     >>> find_file(Path("data"), "gsm8k", "main", "train")
@@ -76,7 +77,7 @@ def find_file(directory, name, subset, split):
     raise FileNotFoundError(missing_file_message(directory, tried))
 
 
-def missing_file_message(directory, tried):
+def missing_file_message(directory: Path, tried: Sequence[Path]) -> str:
     """Say which paths were tried and which data files the directory does hold."""
     files = (path for path in directory.rglob("*") if path.suffix in ENDINGS and path.is_file())
     found = sorted(str(path.relative_to(directory)) for path in files) or ["no .parquet, .jsonl or .json file"]
@@ -85,7 +86,7 @@ def missing_file_message(directory, tried):
     return listed + "\n" + "\n  ".join([f"{directory} holds:", *found])
 
 
-def load_parquet(path):
+def load_parquet(path: Path) -> datasets.Dataset:
     """Load a .parquet file through `datasets`, memory-mapped from <cache>/hub; DataError if it cannot be read.
 
     `datasets` names its cache after the file's path and time of change, so a changed file is read anew.
@@ -98,7 +99,7 @@ def load_parquet(path):
         raise DataError(f"{path} cannot be read as parquet ({first_cause(error)}). {FETCH_AGAIN}") from None
 
 
-def first_cause(error):
+def first_cause(error: BaseException) -> str:
     """Return the kind and the first line of the error with which a chain of errors began, in at most 200 characters."""
     while below := error.__cause__ or error.__context__:
         error = below
@@ -106,7 +107,7 @@ def first_cause(error):
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Keep the progress bars and log of `datasets` away for a read that takes a second; leave them as they were."""
     were_shown, verbosity = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()

@@ -8,13 +8,17 @@ Every check of a row against its data set is here, so that a task may take a row
 """
 
 import reprlib
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
+from datasets import Dataset
 
 from nanolab.tasks.base import DataError
 
-# A kind is str, int, a list of one kind, or a dict of kinds by name; other columns than these may stand beside them.
-COLUMNS = {
+Kind = type | list | dict  # str, int, a list of one kind, or a dict of kinds by name
+
+# Other columns than these may stand beside them.
+COLUMNS: dict[str, dict[str, Kind]] = {
     "smol-smoltalk": {"messages": [{"role": str, "content": str}]},
     "mmlu": {"question": str, "subject": str, "choices": [str], "answer": int},
     "ai2_arc": {"question": str, "choices": {"text": [str], "label": [str]}, "answerKey": str},
@@ -36,7 +40,7 @@ FETCH_AGAIN = "Fetch the file again, or take it away and name another source of 
 SKIP_IT = 'Correct the row, or skip it (on_bad_row="skip").'
 
 
-def fault(value, kind, name=""):
+def fault(value: object, kind: Kind, name: str = "") -> str | None:
     """Return what keeps `value` from being of a kind, or None; `name` is where it stands in its row.
 
     >>> fault({"text": ["a", None], "label": []}, {"text": [str], "label": [str]}, "choices")
@@ -54,11 +58,12 @@ def fault(value, kind, name=""):
     return text_fault(value, name) if kind is str else number_fault(value, name)
 
 
-def first_fault(checks):
+def first_fault(checks: Iterable[tuple]) -> str | None:
+    """Return the first fault there is in several values, each with the arguments of `fault`, or None."""
     return next(filter(None, (fault(*check) for check in checks)), None)
 
 
-def text_fault(text, name):
+def text_fault(text: str, name: str) -> str | None:
     """Return what is wrong with a text, or None: half of a surrogate pair is no character and has no UTF-8."""
     if text.isascii():
         return None
@@ -69,15 +74,17 @@ def text_fault(text, name):
     return None
 
 
-def number_fault(number, name):
+def number_fault(number: int, name: str) -> str | None:
+    """Return what is wrong with a whole number, or None."""
     return None if abs(number) <= LARGEST else f"{place(name)} is a number of more than 64 bits"
 
 
-def place(name):
+def place(name: str) -> str:
+    """Return the words for a place in a row, "the row" for the whole of it."""
     return repr(name) if name else "the row"
 
 
-def described(value):
+def described(value: object) -> str:
     """Return the words for a value of a wrong kind, the value itself where it is short.
 
     >>> described(None), described(3.5), described({"a": 1})
@@ -89,11 +96,12 @@ def described(value):
     return words if isinstance(value, (list, dict)) else f"{words} ({reprlib.repr(value)})"
 
 
-def expected(kind):
+def expected(kind: Kind) -> str:
+    """Return the words for what a kind asks for."""
     return NAMES[kind if isinstance(kind, type) else type(kind)]
 
 
-def type_fault(found, kind, name):
+def type_fault(found: pa.DataType, kind: Kind, name: str) -> str | None:
     """Return what keeps a column of an Arrow type from holding values of a kind, or None; rows are not looked at.
 
     >>> type_fault(pa.list_(pa.int64()), [str], "choices")
@@ -114,11 +122,12 @@ def type_fault(found, kind, name):
     return None if (kind is str and text) or (kind is int and whole) else wrong_type(found, kind, name)
 
 
-def wrong_type(found, kind, name):
+def wrong_type(found: pa.DataType, kind: Kind, name: str) -> str:
+    """Return the words for a column of another type than its kind."""
     return f"{place(name)} holds {found}, not {expected(kind)}"
 
 
-def check_columns(rows, name, source):
+def check_columns(rows: Dataset, name: str, source: object) -> None:
     """Raise DataError unless a `datasets.Dataset` has rows and the columns declared for `name`, of their types.
 
     `source` is where the rows are from, for the message: a path, or the words for it.
@@ -135,7 +144,7 @@ def check_columns(rows, name, source):
             raise DataError(f"{source}: {wrong}. The columns of {name} are {columns_in_words(name)}. {FETCH_AGAIN}")
 
 
-def columns_in_words(name):
+def columns_in_words(name: str) -> str:
     """Return the declared columns of a data set with the kind of each.
 
     >>> columns_in_words("gsm8k")
@@ -144,7 +153,7 @@ def columns_in_words(name):
     return ", ".join(f"{column} ({expected(kind)})" for column, kind in COLUMNS[name].items())
 
 
-def read_row(rows, index, name):
+def read_row(rows: Dataset | Sequence[dict], index: int, name: str) -> dict:
     """Return row `index` of a split as a dict that holds what is declared for `name`; DataError says what it lacks.
 
     >>> read_row([{"question": "How much?", "answer": None}], 0, "gsm8k")
@@ -161,7 +170,7 @@ def read_row(rows, index, name):
     return row
 
 
-def read_column(rows, column):
+def read_column(rows: Dataset, column: str) -> list:
     """Return a column of a split as a list; DataError if one of its texts is not UTF-8."""
     try:
         return list(rows[column])

@@ -7,6 +7,7 @@ ideas (tasks/spellingbee.py); row `i` is made from `i` alone, so a task of any s
 
 import random
 import string
+from pathlib import Path
 
 from nanolab.tasks.answer import same_final_number
 from nanolab.tasks.base import Task, check_one_of
@@ -52,16 +53,16 @@ class SpellingTask(Task):
 
     eval_type = "generative"
 
-    def __init__(self, size=1000, split="train", data=None, **view):
+    def __init__(self, size: int = 1000, split: str = "train", data: str | Path | None = None, **view: int):
         super().__init__(**view)
         check_one_of(f"{self.name} split", split, SPLITS)
         self.part, self.size = split, size
         self.words = load_words(split, data)
 
-    def num_examples(self):
+    def num_examples(self) -> int:
         return self.size
 
-    def row_rng(self, index):
+    def row_rng(self, index: int) -> random.Random:
         """Return the random generator of a row.
 
         The seed is a text, which `random` takes through SHA-512: the same on every machine. A number could
@@ -82,12 +83,12 @@ class SimpleSpelling(SpellingTask):
 
     name = "SimpleSpelling"
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         word = self.row_rng(index).choice(self.words)
         user = {"role": "user", "content": f"Spell the word: {word}"}
         return {"messages": [user, {"role": "assistant", "content": spelled(word)}]}
 
-    def evaluate(self, conversation, reply):
+    def evaluate(self, conversation: dict, reply: str) -> bool:
         """Return whether the reply is the spelling, letter for letter; white space around it is forgiven."""
         return reply.strip() == conversation["messages"][-1]["content"]
 
@@ -102,19 +103,19 @@ class SpellingBee(SpellingTask):
 
     name = "SpellingBee"
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         rng = self.row_rng(index)
         word = rng.choice(self.words)
         letter = rng.choice(string.ascii_lowercase if rng.random() < ABSENT_SHARE else word)
         user = {"role": "user", "content": ask(word, letter, rng)}
         return {"messages": [user, {"role": "assistant", "content": count_parts(word, letter)}]}
 
-    def evaluate(self, conversation, reply):
+    def evaluate(self, conversation: dict, reply: str) -> bool:
         """Return whether the number after "#### " in the reply is the count."""
         return same_final_number(conversation, reply)
 
 
-def spelled(word):
+def spelled(word: str) -> str:
     """Return a word and its letters.
 
     >>> spelled("apple")
@@ -123,7 +124,7 @@ def spelled(word):
     return f"{word}:{','.join(word)}"
 
 
-def ask(word, letter, rng):
+def ask(word: str, letter: str, rng: random.Random) -> str:
     """Return one of many ways to ask for a count: with or without capitals, quotes, question mark."""
     phrasing = rng.choice(PHRASINGS)
     if rng.random() < LOWER_SHARE:
@@ -132,13 +133,13 @@ def ask(word, letter, rng):
     return question + ("?" if rng.random() < QUESTION_MARK_SHARE else "")
 
 
-def quoted(text, rng):
+def quoted(text: str, rng: random.Random) -> str:
     """Return a text in single quotes, double quotes or none."""
     quote = rng.choice(QUOTES)
     return f"{quote}{text}{quote}"
 
 
-def count_parts(word, letter):
+def count_parts(word: str, letter: str) -> list[dict]:
     r"""Return the reply as parts: spell, count by hand, let Python count, say the number.
 
     Every step is one that the step before has prepared, so that no single token needs a leap: the letters in
@@ -157,7 +158,7 @@ def count_parts(word, letter):
     ]
 
 
-def counted(word, letter):
+def counted(word: str, letter: str) -> str:
     r"""Return a line a letter, with the running count where the letter is the one looked for.
 
     No space after the colon: " g" and "g" are different tokens, and the spelling just above has "g".

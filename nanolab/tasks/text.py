@@ -1,5 +1,8 @@
 """Plain text for base training and for the tokenizer."""
 
+from pathlib import Path
+from typing import Any
+
 from nanolab.tasks.base import Task, check_one_of
 from nanolab.tasks.rows import load_rows
 from nanolab.tasks.schema import read_row
@@ -19,23 +22,23 @@ class Text(Task):
 
     name = "text"
 
-    def __init__(self, split="train", data=None, **view):
+    def __init__(self, split: str = "train", data: str | Path | None = None, **view: int):
         super().__init__(**view)
         check_one_of("text split", split, SPLITS)
         self.part = split
         self.ds = load_rows("pretrain_text", None, split, data)
 
-    def num_examples(self):
+    def num_examples(self) -> int:
         return len(self.ds)
 
-    def get_example(self, index):
+    def get_example(self, index: int) -> dict:
         return read_row(self.ds, index, "pretrain_text")
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | str) -> Any:
         return self.ds[index] if isinstance(index, str) else super().__getitem__(index)
 
 
-def load_text(split="train", data=None):
+def load_text(split: str = "train", data: str | Path | None = None) -> Text:
     """Return the documents of a split; see Text.
 
     >>> load_text("validation", data="toy")[0]["where"]

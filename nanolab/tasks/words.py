@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from pathlib import Path
 
 from nanolab.tasks import toy
 from nanolab.tasks.base import SHUFFLE_SEED, DataError
@@ -20,7 +21,7 @@ TEST_SHARE = 10  # one word in ten
 LONGEST_WORD = 100  # letters; the list's own longest has 31
 
 
-def load_words(split, data=None):
+def load_words(split: str, data: str | Path | None = None) -> list[str]:
     """Return the list of words of a split, "train" or "test"; no word is in both.
 
     The words of `data` (the toy list, a directory's words_alpha.txt, or the downloaded one) are sorted, freed
@@ -39,7 +40,7 @@ def load_words(split, data=None):
     return words[-for_test:] if split == "test" else words[:-for_test]
 
 
-def all_words(source):
+def all_words(source: str | Path) -> list[str]:
     """Return the words of a resolved data source, in the order of its list."""
     if source == "toy":
         return toy.toy_words()
@@ -48,7 +49,7 @@ def all_words(source):
     return read_words(source / WORDS_FILE)
 
 
-def read_words(path):
+def read_words(path: Path) -> list[str]:
     """Return the words of a file; DataError names the first line that is not a word, or why there is no reading it."""
     with opened(path, "one word a line, for the spelling tasks to read") as file:
         content = file.read()
@@ -63,17 +64,18 @@ def read_words(path):
     return words
 
 
-def is_word(word):
+def is_word(word: str) -> bool:
+    """Return whether a text is a word that a spelling task can take."""
     return word.isalpha() and len(word) <= LONGEST_WORD
 
 
-def first_bad_line(content):
+def first_bad_line(content: bytes) -> tuple[int, str]:
     """Return (line number, line) of the first line that holds something other than words."""
     lines = content.decode("utf-8-sig").split("\n")
     return next((number, line) for number, line in enumerate(lines, start=1) if not all(map(is_word, line.split())))
 
 
-def split_words(content):
+def split_words(content: bytes) -> list[str]:
     r"""Return the words of a file's bytes, one a line, whatever its line ends.
 
     >>> split_words(b"a\r\naa\r\n\r\naaa")
@@ -82,7 +84,7 @@ def split_words(content):
     return content.decode("utf-8-sig").split()
 
 
-def check_words(content):
+def check_words(content: bytes) -> None:
     """Raise DataUnavailable unless these bytes hold the words we know."""
     found = hashlib.sha256("\n".join(split_words(content)).encode()).hexdigest()
     if found != WORDS_SHA256:

@@ -27,7 +27,7 @@ ROWS = {
 }
 
 
-def toy_rows(name, subset, split):
+def toy_rows(name: str, subset: str | None, split: str) -> list[dict]:
     """The built-in rows of one split, as fresh dicts in the schema of the hub's data set of that name.
 
     Sets without subsets take None. Raises ValueError that lists what exists. Two calls, also on two machines,
@@ -39,6 +39,6 @@ def toy_rows(name, subset, split):
     return deepcopy(ROWS[name, subset, split]())
 
 
-def toy_words():
+def toy_words() -> list[str]:
     """The built-in word list: English words of 3 to 8 letters, sorted: ["aal", "aalii", ...]."""
     return list(words.words())

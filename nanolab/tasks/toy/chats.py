@@ -3,9 +3,9 @@
 import random
 from functools import lru_cache
 
-from nanolab.tasks.toy.facts import RELATIONS, questions, relation_named
+from nanolab.tasks.toy.facts import RELATIONS, Question, questions, relation_named
 from nanolab.tasks.toy.prose import COLORS, NAMES, SPELLED, THINGS
-from nanolab.tasks.toy.relation import capitalize, fill, plural, with_article
+from nanolab.tasks.toy.relation import Relation, capitalize, fill, plural, with_article
 
 SPLITS = {"train": 2500, "test": 250}
 ASK = (
@@ -71,7 +71,7 @@ STYLES = (
 )
 
 
-def chat(*turns, system=None):
+def chat(*turns: str, system: str | None = None) -> list[dict]:
     """Messages from turns that alternate between user and assistant, after the system message if there is one."""
     roles = ["user", "assistant"] * (len(turns) // 2)
     messages = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]
@@ -79,25 +79,25 @@ def chat(*turns, system=None):
 
 
 @lru_cache(maxsize=1)
-def proper_names():
+def proper_names() -> set[str]:
     """First words of the names in the facts, which keep their capital: {"France", "Paris", "Monday", ...}."""
     words = {word.split()[0] for relation in RELATIONS for fact in relation.facts for word in fact}
     return {word for word in words if word[0].isupper()}
 
 
-def lower_first(sentence):
+def lower_first(sentence: str) -> str:
     """The sentence as it goes on after a comma: "A cat is small." -> "a cat is small."; "Rome is ..." stays."""
     return sentence if sentence.split()[0] in proper_names() else sentence[0].lower() + sentence[1:]
 
 
 @lru_cache(maxsize=2)
-def askable(held_out):
+def askable(held_out: bool) -> list[Question]:
     """The questions of one side of the split that can be answered with a sentence."""
     return [question for question in questions(held_out) if question.relation.statements]
 
 
 @lru_cache(maxsize=1)
-def facts_by_subject():
+def facts_by_subject() -> dict[str, list[tuple[Relation, str]]]:
     """Relation and object of each fact about an animal or a country: {"cat": [(SOUND, "meow"), ...], ...}."""
     table = {}
     for relation in RELATIONS:
@@ -107,12 +107,12 @@ def facts_by_subject():
     return {s: known for s, known in table.items() if len(known) > 1}
 
 
-def stated(question, answer, rng):
+def stated(question: Question, answer: str, rng: random.Random) -> str:
     """An answer to a question as a sentence: "The capital of France is Paris."."""
     return fill(rng.choice(question.relation.statements), *question.fact(answer))
 
 
-def ask_fact(held_out, rng):
+def ask_fact(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """One question about a fact, sometimes with thanks."""
     question = rng.choice(askable(held_out))
     turns = [rng.choice(ASK).format(question.text), stated(question, rng.choice(question.right), rng)]
@@ -121,14 +121,14 @@ def ask_fact(held_out, rng):
     return "toy-facts", chat(*turns)
 
 
-def ask_in_style(held_out, rng):
+def ask_in_style(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """A question about a fact under a system message that the reply follows."""
     question, (system, style) = rng.choice(askable(held_out)), rng.choice(STYLES)
     answer = rng.choice(question.right)
     return "toy-system", chat(question.text, style(stated(question, answer, rng), answer), system=system)
 
 
-def ask_more(held_out, rng):
+def ask_more(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """Two or three questions about the same animal or country, the later ones with "it"."""
     subject, known = rng.choice(list(facts_by_subject().items()))
     (relation, object), *others = rng.sample(known, min(len(known), rng.choice((2, 2, 3))))
@@ -142,12 +142,12 @@ def ask_more(held_out, rng):
     return "toy-follow-up", chat(*turns)
 
 
-def going_on(question, rng):
+def going_on(question: str, rng: random.Random) -> str:
     """A question as the next thing that one says: "And what does it eat?"."""
     return rng.choice((question, f"Good. {question}", f"Thanks! {question}", f"And {lower_first(question)}"))
 
 
-def yes_or_no(held_out, rng):
+def yes_or_no(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """Is it so? The answer says yes or no and then how it is."""
     relation, ask = rng.choice(CLAIMS)
     question = rng.choice([q for q in askable(held_out) if q.relation is relation and not q.reverse])
@@ -157,7 +157,7 @@ def yes_or_no(held_out, rng):
     return "toy-yes-no", chat(fill(ask, subject, claim), reply)
 
 
-def small_talk(held_out, rng):
+def small_talk(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """Hello, how are you, and goodbye."""
     hello = rng.choice(GREETINGS)
     asked, reply = rng.choice(SMALL_TALK)
@@ -171,7 +171,7 @@ def small_talk(held_out, rng):
     return "toy-small-talk", chat(*turns)
 
 
-def remember(held_out, rng):
+def remember(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """The user says something about themselves and asks for it later."""
     name, color, thing = rng.choice(NAMES), rng.choice(COLORS), rng.choice(THINGS)
     asked, reply = rng.choice((
@@ -185,7 +185,7 @@ def remember(held_out, rng):
     )
 
 
-def change_word(held_out, rng):
+def change_word(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """Something to do with one word: capitals, letters, spelling, repeating."""
     w = rng.choice(SPELLED)
     return "toy-rewrite", chat(*rng.choice((
@@ -201,7 +201,7 @@ def change_word(held_out, rng):
     )))  # fmt: skip
 
 
-def change_words(held_out, rng):
+def change_words(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """Something to do with a few words: their order, their number, the first of them."""
     words = rng.sample(SPELLED, 3)
     listed = ", ".join(words)
@@ -218,7 +218,7 @@ def change_words(held_out, rng):
 
 
 @lru_cache(maxsize=1)
-def groups_of_three():
+def groups_of_three() -> list[tuple[str, list[str]]]:
     """What to ask for and what to choose from: [("countries in Europe", ["France", "Germany", ...]), ...]."""
     groups = {}
     for relation, ask in GROUPS:
@@ -227,14 +227,14 @@ def groups_of_three():
     return [(ask, members) for ask, members in groups.items() if len(members) >= 3]
 
 
-def list_three(held_out, rng):
+def list_three(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """Three things of one group."""
     asked, members = rng.choice(groups_of_three())
     opening = rng.choice(LIST_OPENINGS).format(asked)
     return "toy-list", chat(opening, "\n".join(f"- {member}" for member in rng.sample(members, 3)))
 
 
-def count_things(held_out, rng):
+def count_things(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """Small sums, and which number is larger."""
     a, b = rng.sample(range(1, 21), 2)
     things = plural(rng.choice(THINGS))
@@ -248,7 +248,7 @@ def count_things(held_out, rng):
     )))  # fmt: skip
 
 
-def choose_letter(held_out, rng):
+def choose_letter(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """Words with letters, and the question which letter a word has: how a multiple choice question is answered."""
     words = rng.sample(SPELLED, rng.choice((3, 4)))
     letters = "ABCD"[: len(words)]
@@ -262,7 +262,7 @@ def choose_letter(held_out, rng):
     )))  # fmt: skip
 
 
-def choose_answer(held_out, rng):
+def choose_answer(held_out: bool, rng: random.Random) -> tuple[str, list[dict]]:
     """A fact question with choices to pick from, answered in words."""
     question = rng.choice([q for q in askable(held_out) if len(q.wrong) >= 2])
     answer = rng.choice(question.right)
@@ -278,7 +278,7 @@ KINDS = {
 
 
 @lru_cache(maxsize=1)
-def smoltalk():
+def smoltalk() -> dict[str, list[dict]]:
     """Both splits, {"train": [...], "test": [...]}; no two chats have the same user messages."""
     rng, seen, splits = random.Random("smoltalk"), set(), {}
     for split, count in SPLITS.items():

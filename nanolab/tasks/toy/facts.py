@@ -5,6 +5,7 @@ but each fact keeps some of its phrasings for the tests. So a held-out question 
 learned the fact and the phrasing apart from each other, and not by remembering the question.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -25,35 +26,35 @@ class Question(NamedTuple):
     asked: str  # the subject, or the object of a reverse question
     reverse: bool  # does it give the object and ask for a subject?
 
-    def fact(self, answer):
+    def fact(self, answer: str) -> tuple[str, str]:
         """The (subject, object) pair that this answer stands for."""
         return (answer, self.asked) if self.reverse else (self.asked, answer)
 
 
-def relation_named(name):
+def relation_named(name: str) -> Relation:
     """The relation of that name: relation_named("capitals").kind == "city"."""
     return next(relation for relation in RELATIONS if relation.name == name)
 
 
-def true_answers(relation, subject):
+def true_answers(relation: Relation, subject: str) -> set[str]:
     """Everything that is known to be a right answer for a subject: {"bark", "howl"} for the sound of a dog."""
     return {o for s, o in relation.facts + parse_pairs(relation.also) if s == subject}
 
 
-def too_close(relation, answer):
+def too_close(relation: Relation, answer: str) -> set[str]:
     """The answers that are too much like this one to be called wrong, with itself."""
     groups = [set(parse_words(group)) for group in relation.alike]
     return {answer}.union(*(group for group in groups if answer in group))
 
 
-def wrong_objects(relation, subject):
+def wrong_objects(relation: Relation, subject: str) -> tuple[str, ...]:
     """The objects that do not answer for this subject, in the table's order: ("Berlin", ...) for France."""
     banned = true_answers(relation, subject) | too_close(relation, dict(relation.facts)[subject])
     pool = dict.fromkeys([o for _, o in relation.facts] + parse_words(relation.extra))
     return tuple(o for o in pool if o not in banned)
 
 
-def wrong_subjects(relation, object):
+def wrong_subjects(relation: Relation, object: str) -> tuple[str, ...]:
     """The subjects for which this object is not an answer, nor close to one, in the table's order."""
     banned = too_close(relation, object)
     right = [s for s, _ in relation.facts if object in true_answers(relation, s)]
@@ -62,7 +63,7 @@ def wrong_subjects(relation, object):
     return tuple(s for s in pool if s not in near and not banned & true_answers(relation, s))
 
 
-def forward_questions(relation):
+def forward_questions(relation: Relation) -> Iterator[tuple[Question, bool]]:
     """Yield (question, held out?) for each subject in each phrasing."""
     phrasings = relation.questions
     for i, (s, o) in enumerate(relation.facts):
@@ -75,7 +76,7 @@ def forward_questions(relation):
             )
 
 
-def reverse_questions(relation):
+def reverse_questions(relation: Relation) -> Iterator[tuple[Question, bool]]:
     """Yield (question, held out?) for each object in each phrasing that asks for a subject."""
     phrasings = relation.reverse
     for i, o in enumerate(dict.fromkeys(o for _, o in relation.facts)):
@@ -87,7 +88,7 @@ def reverse_questions(relation):
 
 
 @lru_cache(maxsize=2)
-def questions(held_out):
+def questions(held_out: bool) -> tuple[Question, ...]:
     """All questions of one side of the split: held_out=False for training, True for validation and test.
 
     A phrasing that happens to give the same text on both sides ("What is the opposite of cold?") counts as

@@ -64,7 +64,7 @@ TOPICS = (
 )  # fmt: skip
 
 
-def one_topic(rng):
+def one_topic(rng: random.Random) -> list[str]:
     """One question and its answer, after a greeting or not."""
     asked, replies = rng.choice(TOPICS)
     question = rng.choice(asked)
@@ -72,7 +72,7 @@ def one_topic(rng):
     return [start + question, rng.choice(replies)]
 
 
-def two_topics(rng):
+def two_topics(rng: random.Random) -> list[str]:
     """Two questions in a row."""
     (first, replies), (second, more_replies) = rng.sample(TOPICS, 2)
     return [
@@ -83,7 +83,7 @@ def two_topics(rng):
     ]
 
 
-def just_hello(rng):
+def just_hello(rng: random.Random) -> list[str]:
     """A greeting, which the model answers by saying what it is."""
     hello, name = rng.choice(GREETINGS), rng.choice(NAMES)
     said = rng.choice((f"{hello}!", f"{hello}.", f"{hello}, I am {name}.", f"{hello}, my name is {name}."))
@@ -91,7 +91,7 @@ def just_hello(rng):
     return [said, f"Hello{known}! I am a small model made with nanolab. What do you want to know?"]
 
 
-def thanked(rng):
+def thanked(rng: random.Random) -> list[str]:
     """One question, then thanks."""
     return [*one_topic(rng), rng.choice(THANKS), rng.choice(WELCOME)]
 
@@ -100,7 +100,7 @@ KINDS = {one_topic: 10, two_topics: 6, just_hello: 2, thanked: 2}
 
 
 @lru_cache(maxsize=1)
-def identity():
+def identity() -> list[dict]:
     """Conversations about nanolab's model, no two with the same user messages: [{"messages": [...]}, ...]."""
     rng, seen, rows = random.Random("identity"), set(), []
     while len(rows) < ROWS:

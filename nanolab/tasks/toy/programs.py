@@ -209,7 +209,7 @@ PROGRAMS = (
 )
 
 
-def program_row(index, program):
+def program_row(index: int, program: Program) -> dict:
     """One row in HumanEval's schema, with the first case as the docstring's example."""
     name = program.signature.split("(")[0]
     cases = [case.split(" -> ") for case in program.cases]
@@ -226,6 +226,6 @@ def program_row(index, program):
 
 
 @lru_cache(maxsize=1)
-def humaneval():
+def humaneval() -> list[dict]:
     """The built-in HumanEval, one row a program: [{"task_id": "Toy/0", "entry_point": "add", ...}, ...]."""
     return [program_row(index, program) for index, program in enumerate(PROGRAMS)]

@@ -3,7 +3,7 @@
 import random
 from functools import lru_cache
 
-from nanolab.tasks.toy.facts import RELATIONS, questions
+from nanolab.tasks.toy.facts import RELATIONS, Question, questions
 from nanolab.tasks.toy.relation import capitalize, fill, with_article, word_list
 
 CHARACTERS = {"train": 3_000_000, "validation": 100_000}
@@ -21,7 +21,7 @@ SPELLED = word_list(
 
 
 @lru_cache(maxsize=1)
-def statements():
+def statements() -> dict[str, list[list[str]]]:
     """Every fact in every way to state it, by relation: {"capitals": [[sentence, ...] per fact, ...], ...}."""
     return {
         relation.name: [[fill(phrasing, s, o) for phrasing in relation.statements] for s, o in relation.facts]
@@ -31,7 +31,7 @@ def statements():
 
 
 @lru_cache(maxsize=1)
-def statements_by_subject():
+def statements_by_subject() -> dict[str, list[list[str]]]:
     """Ways to state each fact about a subject that several relations share: {"cat": [[...], ...], ...}."""
     table = {}
     for relation in RELATIONS:
@@ -41,26 +41,26 @@ def statements_by_subject():
     return table
 
 
-def topic(rng):
+def topic(rng: random.Random) -> tuple[str, list[str]]:
     """Facts of one relation: "The capital of France is Paris. Rome is the capital of Italy. ..."."""
     name, facts = rng.choice(list(statements().items()))
     chosen = rng.sample(facts, min(len(facts), rng.randint(4, 8)))
     return name, [rng.choice(ways) for ways in chosen]
 
 
-def portrait(rng):
+def portrait(rng: random.Random) -> tuple[str, list[str]]:
     """Everything about one animal or country: "A cat is a mammal. Cats meow. A young cat is called a kitten. ..."."""
     subject, facts = rng.choice(list(statements_by_subject().items()))
     return subject, [rng.choice(ways) for ways in rng.sample(facts, len(facts))]
 
 
-def mixed_facts(rng):
+def mixed_facts(rng: random.Random) -> tuple[str, list[str]]:
     """Facts about anything."""
     tables = list(statements().values())
     return "facts", [rng.choice(rng.choice(rng.choice(tables))) for _ in range(rng.randint(4, 8))]
 
 
-def questions_and_answers(rng):
+def questions_and_answers(rng: random.Random) -> tuple[str, list[str]]:
     """Training questions, each with its answer: "What color is snow? Snow is white. ..."."""
     sentences = []
     for question in rng.sample(fact_questions(), rng.randint(3, 5)):
@@ -71,12 +71,12 @@ def questions_and_answers(rng):
 
 
 @lru_cache(maxsize=1)
-def fact_questions():
+def fact_questions() -> list[Question]:
     """The training questions that have statements to answer them."""
     return [question for question in questions(held_out=False) if question.relation.statements]
 
 
-def owners(rng):
+def owners(rng: random.Random) -> tuple[str, list[str]]:
     """Who has what: a story that can only be finished by looking back at its beginning."""
     count = rng.randint(2, 4)
     people, things = rng.sample(NAMES, count), rng.sample(THINGS, count)
@@ -88,7 +88,7 @@ def owners(rng):
     return "owners", told + asked
 
 
-def walk(rng):
+def walk(rng: random.Random) -> tuple[str, list[str]]:
     """A little story: somebody goes somewhere, meets somebody, and everybody keeps their thing."""
     (a, b), (x, y), place = rng.sample(NAMES, 2), rng.sample(THINGS, 2), rng.choice(PLACES)
     beginning = rng.choice(("One day", "In the morning", "After lunch", "On Sunday", "Late at night"))
@@ -104,7 +104,7 @@ def walk(rng):
     ]  # fmt: skip
 
 
-def sums(rng):
+def sums(rng: random.Random) -> tuple[str, list[str]]:
     """Small sums: "3 plus 4 is 7. ..."."""
     sentences = []
     for _ in range(rng.randint(4, 7)):
@@ -115,7 +115,7 @@ def sums(rng):
     return "sums", sentences
 
 
-def spelling(rng):
+def spelling(rng: random.Random) -> tuple[str, list[str]]:
     """Words letter by letter: "The word cat is spelled c a t. ...".
 
     Without commas: the tokenizer learns from this text, and would make one token of ",a", while the spelling tasks need
@@ -139,7 +139,7 @@ KINDS = {
 }
 
 
-def document(rng):
+def document(rng: random.Random) -> dict:
     """One document: two or three paragraphs, in the schema of the text files ("text", "source", "title")."""
     paragraphs = [kind(rng) for kind in rng.choices(list(KINDS), list(KINDS.values()), k=rng.randint(2, 3))]
     text = "\n\n".join(" ".join(sentences) for _, sentences in paragraphs)
@@ -147,7 +147,7 @@ def document(rng):
 
 
 @lru_cache(maxsize=2)
-def pretrain_text(split):
+def pretrain_text(split: str) -> list[dict]:
     """Documents of one split, about `CHARACTERS` in all; no document is in both splits."""
     rng, rows, left = random.Random(f"prose {split}"), [], CHARACTERS[split]
     known = {row["text"] for row in pretrain_text("train")} if split != "train" else set()

@@ -1,9 +1,10 @@
 """Multiple choice rows made from the facts, in the schemas of MMLU and of ARC."""
 
 import random
+from collections.abc import Iterator
 from functools import cache, lru_cache
 
-from nanolab.tasks.toy.facts import RELATIONS, questions
+from nanolab.tasks.toy.facts import RELATIONS, Question, questions
 
 ODD_ROWS = 0.04  # share of ARC rows with 3 or 5 choices or with the labels 1, 2, 3, 4, as in the real set
 SAME_WORD_ROWS = 0.15  # share of training rows that ask only for finding a word among the choices
@@ -25,16 +26,18 @@ ARC_SPLITS = {
 NATURE = ("class", "young", "home", "food", "food group", "sound", "continent", "use", "material")
 ONLY_WORDS = ("word", "past", "plural", "rhyme", "any")  # words of any kind; they pass for too much
 
+Drawn = tuple[Question, list[str], int]  # a question, its choices, the place of the right one
+
 
 @cache
-def foreign_objects(kind):
+def foreign_objects(kind: str) -> tuple[str, ...]:
     """Objects that cannot be an answer of this kind: cities and numbers for a question about colors."""
     apart = {kind, *ONLY_WORDS, *(NATURE if kind in NATURE else ())}
     own = {o for r in RELATIONS if r.kind == kind for _, o in r.facts}
     return tuple(sorted({o for r in RELATIONS if r.kind not in apart for _, o in r.facts} - own))
 
 
-def pick_wrong(question, count, easy, rng):
+def pick_wrong(question: Question, count: int, easy: bool, rng: random.Random) -> list[str] | None:
     """Wrong choices, in easy rows some of them of another kind; None if there are too few."""
     foreign = rng.randint(1, count) if easy and question.mixes else 0
     if len(question.wrong) < count - foreign:
@@ -44,7 +47,7 @@ def pick_wrong(question, count, easy, rng):
     return rng.sample(question.wrong, count - foreign) + rng.sample(pool, foreign)
 
 
-def question_stream(held_out, rng):
+def question_stream(held_out: bool, rng: random.Random) -> Iterator[Question]:
     """Questions of one side of the split without end: all of them in a new order, again and again.
 
     In training, questions that only ask to find a word come more often (see SAME_WORD_ROWS).
@@ -59,7 +62,7 @@ def question_stream(held_out, rng):
             yield rng.choice(words) if rng.random() < share else question
 
 
-def draw_place(n_choices, places, rng):
+def draw_place(n_choices: int, places: list[int], rng: random.Random) -> int:
     """Where the right choice goes; `places` makes sure that each of four letters comes once in every four rows."""
     if n_choices != 4:
         return rng.randrange(n_choices)
@@ -68,7 +71,9 @@ def draw_place(n_choices, places, rng):
     return places.pop()
 
 
-def draw(count, held_out, rng, seen, easy=False, odd=0.0):
+def draw(
+    count: int, held_out: bool, rng: random.Random, seen: set[tuple], easy: bool = False, odd: float = 0.0
+) -> list[Drawn]:
     """`count` triples (question, choices, place of the right one), all new to `seen`.
 
     `easy` rows mix in wrong choices of other kinds; a share of `odd` rows has 3 or 5 choices.
@@ -90,14 +95,14 @@ def draw(count, held_out, rng, seen, easy=False, odd=0.0):
         drawn.append((question, [*wrong[:place], right, *wrong[place:]], place))
 
 
-def mmlu_row(drawn, split):
+def mmlu_row(drawn: Drawn, split: str) -> dict:
     """One row in MMLU's schema; as on the hub, the rows of auxiliary_train have no subject."""
     question, choices, place = drawn
     subject = "" if split == "auxiliary_train" else question.relation.name
     return {"question": question.text, "subject": subject, "choices": choices, "answer": place}
 
 
-def arc_row(drawn, id, rng):
+def arc_row(drawn: Drawn, id: str, rng: random.Random) -> dict:
     """One row in ARC's schema, labelled with letters or, now and then, with digits."""
     question, choices, place = drawn
     labels = list("12345" if rng.random() < ODD_ROWS / 2 else "ABCDE")[: len(choices)]
@@ -110,7 +115,7 @@ def arc_row(drawn, id, rng):
 
 
 @lru_cache(maxsize=1)
-def mmlu():
+def mmlu() -> dict[str, list[dict]]:
     """All splits of the built-in MMLU: {"test": [{"question": ..., "answer": 2, ...}, ...], ...}."""
     rng, seen = random.Random("mmlu"), set()
     return {
@@ -120,7 +125,7 @@ def mmlu():
 
 
 @lru_cache(maxsize=2)
-def arc(subset):
+def arc(subset: str) -> dict[str, list[dict]]:
     """All splits of one ARC set; in "ARC-Challenge" all choices are of the answer's own kind."""
     rng, seen, easy = random.Random(subset), set(), subset == "ARC-Easy"
     return {

@@ -38,46 +38,46 @@ class Relation:
     mixes: bool = True  # may wrong choices come from another relation?
 
     @cached_property
-    def facts(self):
+    def facts(self) -> list[tuple[str, str]]:
         """The table as (subject, object) pairs: [("France", "Paris"), ...]."""
         return parse_pairs(self.pairs)
 
 
-def parse_pairs(text):
+def parse_pairs(text: str) -> list[tuple[str, str]]:
     """Text "a: b; c: d", also over several lines, as a list of pairs: [("a", "b"), ("c", "d")]."""
     text = " ".join(text.split())
     return [tuple(part.strip() for part in pair.split(":")) for pair in text.split(";") if pair.strip()]
 
 
-def parse_words(text):
+def parse_words(text: str) -> list[str]:
     """Text "red, light blue" as a list: ["red", "light blue"]."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def word_list(text):
+def word_list(text: str) -> list[str]:
     """Text "red blue" as a list: ["red", "blue"]."""
     return text.split()
 
 
-def with_article(noun):
+def with_article(noun: str) -> str:
     """A noun with its article: "a cat", "an owl", "a unicycle"."""
     vowel = noun.startswith(SPOKEN_VOWEL) or (noun[0] in "aeiou" and not noun.startswith(SPOKEN_CONSONANT))
     return f"{'an' if vowel else 'a'} {noun}"
 
 
-def plural(noun):
+def plural(noun: str) -> str:
     """More than one of a noun: "cats", "foxes", "mice"."""
     if noun in IRREGULAR_PLURALS:
         return IRREGULAR_PLURALS[noun]
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-def capitalize(sentence):
+def capitalize(sentence: str) -> str:
     """The sentence with a capital first letter, the rest unchanged: "paris is in France." -> "Paris is ..."."""
     return sentence[:1].upper() + sentence[1:]
 
 
-def fill(template, subject, object=""):
+def fill(template: str, subject: str, object: str = "") -> str:
     """A phrasing with its subject and object put in: fill("{a_s} is {a_o}.", "owl", "bird") -> "An owl is a bird."."""
     names = {"s": subject, "p_s": plural(subject), "a_s": with_article(subject)}
     if object:

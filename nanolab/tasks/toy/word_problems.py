@@ -8,7 +8,7 @@ import ast
 import operator
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -269,7 +269,7 @@ PROBLEMS = (
 )
 
 
-def calculate(expression):
+def calculate(expression: str) -> Fraction:
     """The exact value of a sum, as a Fraction: calculate("3*1.5") == Fraction(9, 2); ValueError if it is not one."""
 
     def value(node):
@@ -282,7 +282,7 @@ def calculate(expression):
     return value(ast.parse(expression, mode="eval").body)
 
 
-def draw_numbers(problem, rng):
+def draw_numbers(problem: Problem, rng: random.Random) -> dict[str, int]:
     """Numbers that fit the problem: {"a": 12, "b": 3}."""
     ranges = re.findall(r"(\w)=(\d+)\.\.(\d+)", problem.numbers)
     while True:
@@ -291,13 +291,13 @@ def draw_numbers(problem, rng):
             return numbers
 
 
-def draw_words(rng):
+def draw_words(rng: random.Random) -> dict[str, str]:
     """Two people, a thing and what it is kept in: {"N": "Tom", "M": "Mia", "things": "pens", "boxes": "bags"}."""
     first, second = rng.sample(NAMES, 2)
     return {"N": first, "M": second, "things": rng.choice(THINGS), "boxes": rng.choice(BOXES)}
 
 
-def solve(lines, names):
+def solve(lines: Iterable[str], names: dict) -> str:
     """The lines of the answer with every [step] worked out, and "#### result" at the end."""
     names, results, text = dict(names), [], []
     for line in lines:
@@ -309,7 +309,7 @@ def solve(lines, names):
 
 
 @lru_cache(maxsize=1)
-def gsm8k():
+def gsm8k() -> dict[str, list[dict]]:
     """Both splits of the built-in GSM8K, no question twice: {"train": [{"question": ..., "answer": ...}, ...], ...}."""
     rng, seen, rows = random.Random("gsm8k"), set(), []
     while len(rows) < sum(SPLITS.values()):

@@ -18,7 +18,7 @@ LEFT_OUT = frozenset(
 
 
 @lru_cache(maxsize=1)
-def words():
+def words() -> tuple[str, ...]:
     """Webster's English words of 3 to 8 letters, lower-case, sorted: ("aal", "aalii", ...)."""
     all_words = get_english_words_set(["web2"], lower=True, alpha=True)
     fitting = (word for word in all_words if SHORTEST <= len(word) <= LONGEST and word.isascii())
