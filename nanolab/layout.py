@@ -143,7 +143,7 @@ def share_out(lengths: Sequence[int], world_size: int) -> list[list[int]]:
     never more than a third over the best there is). One rank takes all as they come.
 
     >>> share_out([5, 2, 3, 6], world_size=2)
-    [[0, 2], [1, 3]]
+    [[1, 3], [0, 2]]
     """
     if world_size < 1:
         raise ValueError(f"world_size must be 1 or more, got {world_size}.")

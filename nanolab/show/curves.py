@@ -31,7 +31,7 @@ def loss_curves(frames: dict[str, pd.DataFrame], title: str | None = None, x: st
 
     Each frame has the columns `x` and `y` (LiveCurve.frame has them). Raises KeyError naming run and column.
 
-    >>> loss_curves({"padded": curve_a.frame, "packed": curve_b.frame})
+    >>> loss_curves({"padded": curve_a.frame, "packed": curve_b.frame})  # doctest: +SKIP
     """
     picture = Picture(height=3.6)
     ax = tidy(picture.add_subplot(), title)

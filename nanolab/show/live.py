@@ -54,7 +54,7 @@ class LiveCurve:
     seconds. `live=None` asks `someone_watches()`. `frame` holds the reports as a table, `figure()` draws
     them.
 
-    >>> with LiveCurve(total=num_iterations, title="SFT") as curve:
+    >>> with LiveCurve(total=num_iterations, title="SFT") as curve:  # doctest: +SKIP
     ...     for report in train(...):
     ...         curve.update(report)
     """
@@ -156,7 +156,7 @@ def progress(
 ) -> Iterator:
     """Pass a training's reports through while a LiveCurve titled `describe` draws them.
 
-    >>> for report in progress(train(...), total=num_iterations, describe="SFT"): ...
+    >>> for report in progress(train(...), total=num_iterations, describe="SFT"): ...  # doctest: +SKIP
     """
     return LiveCurve(total, describe, every, live).watch(reports)
 

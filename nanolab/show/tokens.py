@@ -83,7 +83,7 @@ def visible(text: str) -> tuple[str, str]:
 def roles_of(ids: ArrayLike, tokenizer: Tokenizer) -> list[str]:
     """For each token the part of the conversation it belongs to: "user", "assistant", "python", ... or "".
 
-    >>> roles_of([1, 7, 2], tokenizer)  # where 1 is <|user_start|> and 2 is <|user_end|>
+    >>> roles_of([tokenizer.special("user_start"), 7, tokenizer.special("user_end")], tokenizer)
     ['user', 'user', 'user']
     """
     names, role, roles = {id: name for name, id in tokenizer.special_ids.items()}, "", []

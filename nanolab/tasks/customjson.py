@@ -22,7 +22,7 @@ class CustomJSON(Task):
     The file's order is kept. It is read once, when the task is made, so a bad line is found before any
     training: DataError with the file, the line number and what is wrong.
 
-        >>> CustomJSON("mine.jsonl")[0]["where"]
+        >>> CustomJSON("mine.jsonl")[0]["where"]  # doctest: +SKIP
         'CustomJSON mine.jsonl line 1'
     """
 

@@ -16,7 +16,7 @@ def download(url: str, path: str | Path, check: Callable[[bytes], None] | None =
     wrong), and only then renamed, so that a reader never sees half a file and several processes may do this
     at once. Raises OSError if the address cannot be read, and whatever `check` raises.
 
-        >>> download("https://example.org/words.txt", "data_cache/hub/words.txt")
+        >>> download("https://example.org/words.txt", "data_cache/hub/words.txt")  # doctest: +SKIP
         PosixPath('data_cache/hub/words.txt')
     """
     path = Path(path)
