@@ -57,7 +57,7 @@ from nanolab.memory import (
 )
 from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum, states
 from nanolab.paths import cache_dir, shown
-from nanolab.ranks import ALONE, Ranks, restarts
+from nanolab.ranks import ALONE, Ranks, launcher_is_gone, restarts
 from nanolab.render import render_conversation
 from nanolab.runtime import (
     DTYPES,
@@ -90,6 +90,7 @@ FREE_WHEN_RESUMING |= {"eval_steps", "eval_metrics_every", "eval_metrics_max_pro
 FREE_WHEN_RESUMING |= {"share_muon", "report_to"}
 
 FIRST_FEW = 5  # of the conversations left out, to be shown
+OR_AGAIN = ", or in a notebook by running the same cell again"  # where the notebook holds the job
 
 Say = Callable[[str], None]  # where lines of text for people go: print, or something silent
 Guard = Callable[[], AbstractContextManager]  # makes what stands around work that a signal may break off
@@ -257,7 +258,7 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
         dtype=job.dtype,
         forward=job.compiled,
         first_step=begin,
-        should_stop=lambda: interrupts.asked is not None,
+        should_stop=partial(_is_to_stop, interrupts),
         ranks=job.ranks,
         replica=job.compiled.calling(job.replica) if job.compiled and job.replica else job.replica,
     )
@@ -289,6 +290,13 @@ def _mfu(job: Job, report: Report) -> float:
     """The share of the devices' peak that went into arithmetic for real tokens."""
     useful = useful_operations(job.model.config, report.real_tokens, report.num_tokens, report.pairs)
     return useful / report.seconds / (job.peak.operations * job.ranks.world_size)
+
+
+def _is_to_stop(interrupts: Interrupts) -> bool:
+    """Whether a signal has come, or the notebook is gone that has started these processes."""
+    if interrupts.asked is None and launcher_is_gone():
+        interrupts.asked = signal.SIGTERM
+    return interrupts.asked is not None
 
 
 def _next_report(job: Job, training: Iterator[Report], say: Say) -> Report | None:
@@ -373,7 +381,7 @@ def _leave(job: Job, signal_number: int, say: Say):
     if job.config.save and job.first_step > job.saved_step:
         _save(job, job.first_step, say)
     if job.config.save and job.first_step:
-        kept = 'Go on with resume="latest", or in a notebook by running the same cell again.'
+        kept = f'Go on with resume="latest"{OR_AGAIN}.'
     elif job.config.save:
         kept = "No step was done since the start."
     raise Interrupted(f"Stopped after {job.first_step:,} of {job.num_iterations:,} steps. {kept}", signal_number)
@@ -517,8 +525,9 @@ def _steps_of(loader: DataLoader) -> Iterator[Step]:
 
 
 def _leave_signals_to_the_parent(_worker: int):
-    """For worker processes: a Ctrl-C reaches them too, and they must not die before the parent has stopped."""
+    """For worker processes: a Ctrl-C reaches them too, and torchrun's SIGTERM; they end when the parent has stopped."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _loader(job: Job) -> DataLoader:

@@ -10,18 +10,23 @@ that no GPU has to wait for it.
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 CONTROL_TIMEOUT = timedelta(hours=2)  # a rank that waits for others to grade or to save is not lost
 MAX_DETAIL = 200  # letters of another library's message that are passed on
+LAUNCHED_BY = "NANOLAB_LAUNCHED_BY"  # environment variable: who has started the ranks, "<process>:<when it began>"
+SAME_START = 1.0  # seconds by which two accounts of a process's start may differ
 Value = TypeVar("Value")
 
 
@@ -163,3 +168,37 @@ def record_error(error: BaseException) -> None:
 def restarts() -> int:
     """How often torchrun has started these processes again (--max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def this_process() -> str:
+    """This process as LAUNCHED_BY names it: with the time of its start, since numbers are given out again."""
+    return f"{os.getpid()}:{psutil.Process().create_time()}"
+
+
+def launcher_is_gone() -> bool:
+    """Whether a notebook has started these processes (launch.py) and does not run any more; looked up once a second.
+
+    >>> launcher_is_gone()
+    False
+    """
+    launcher = os.environ.get(LAUNCHED_BY, "")
+    return bool(launcher) and _looked_up(launcher, int(time.monotonic()))
+
+
+@lru_cache(maxsize=1)
+def _looked_up(process: str, _second: int) -> bool:
+    return is_gone(process)
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process, named as by `this_process`, has ended; one that only waits to be buried has.
+
+    >>> is_gone(this_process())
+    False
+    """
+    pid, began = process.split(":")
+    try:
+        found = psutil.Process(int(pid))
+        return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - float(began)) > SAME_START
+    except psutil.NoSuchProcess:
+        return True

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from textwrap import fill
 from typing import Any
 
@@ -19,6 +19,7 @@ from IPython.display import display
 from ipywidgets import Widget
 from matplotlib.ticker import MaxNLocator
 
+from nanolab.runs import OF_A_STEP
 from nanolab.show.curves import STYLES, draw_loss
 from nanolab.show.figure import Picture, tidy
 from nanolab.show.palette import BLUE, INK, SERIES, VERMILLION
@@ -28,6 +29,7 @@ REST = 20  # after a drawing that took t seconds, the next waits 20 t: drawing n
 CAPTION_WIDTH = 140  # letters in a line under the curve
 RATE_STEPS = 20  # tokens per second are those of the last 20 steps
 COLUMNS = ("step", "loss", "lr_multiplier", "num_tokens", "real_tokens", "slots", "seconds")
+NO_STEP = {"loss": math.nan, "lr_multiplier": math.nan, "num_tokens": 0, "real_tokens": 0, "slots": 0, "seconds": 0.0}
 LIKE_LOSSES = ("loss", "bpb")  # metrics drawn on the loss axis; bits per byte have about its size
 UNWATCHED = ("PAPERMILL", "CI")
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -50,9 +52,10 @@ def widget_bundle(widget: Widget) -> dict[str, object]:
 class LiveCurve:
     """The loss of a run while it runs: `update` with each report, `close` at the end (or use `with`).
 
-    `total` is the number of steps, counted from 0. `every` is the least time between two drawings, in
-    seconds. `live=None` asks `someone_watches()`. `frame` holds the reports as a table, `figure()` draws
-    them.
+    A report may also be a line of metrics.jsonl, a dict, as `launch` yields them; the last, of the evaluation behind
+    all steps, has no loss. `total` is the number of steps, counted from 0. `every` is the least time between two
+    drawings, in seconds. `live=None` asks `someone_watches()`. `earlier`: reports of the steps before this run went on.
+    `frame` holds the reports as a table, `figure()` draws them.
 
     >>> with LiveCurve(total=num_iterations, title="SFT") as curve:  # doctest: +SKIP
     ...     for report in train(...):
@@ -66,10 +69,11 @@ class LiveCurve:
         every: float = 2.0,
         live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
+        earlier: Iterable = (),
     ):
         self.total, self.title, self.every, self.clock = total, title, every, clock
         self.live = someone_watches() if live is None else live
-        self.rows: list[dict] = []
+        self.rows: list[dict] = [_row(report) for report in earlier]
         self._times: list[float] = []
         self._next_drawing = 0.0
         self._tenths = 0  # of the run, printed so far
@@ -78,10 +82,7 @@ class LiveCurve:
 
     def update(self, report: Any) -> None:
         """Take in one step's report, and draw or print if it is time."""
-        metrics = getattr(report, "metrics", None) or {}
-        row = {name: getattr(report, name) for name in COLUMNS} | dict(metrics)
-        # A step without a supervised token has no loss: a gap in the curve, not a zero.
-        self.rows.append(row | {"loss": math.nan if report.loss is None else float(report.loss)})
+        self.rows.append(_row(report))
         self._times.append(self.clock())
         if self.live and self._times[-1] >= self._next_drawing:
             self._draw()
@@ -98,7 +99,7 @@ class LiveCurve:
 
     def close(self) -> None:
         """Draw the finished curve, once; a second call does nothing."""
-        if self._closed or not self.rows:
+        if self._closed or not self._times:
             return
         self._closed = True
         if self.live or get_ipython() is not None:
@@ -117,7 +118,8 @@ class LiveCurve:
 
     def caption(self) -> str:
         """Where the run is, in one line: step, loss, tokens per second, time taken and left, last metrics."""
-        done, last = self._done(), self.rows[-1]
+        done = self._done()
+        last = next((row for row in reversed(self.rows) if row["seconds"]), self.rows[-1])  # which was a step
         speed = tokens_per_second(self.rows[-RATE_STEPS:])
         facts = [f"step {done:,} of {self.total:,}", f"loss {last['loss']:.3f}", f"{speed:,.0f} tokens/s"]
         facts.append(f"{clock_time(self._times[-1] - self._times[0])} so far")
@@ -149,6 +151,17 @@ class LiveCurve:
             self._handle.update(bundle, raw=True, metadata=alt)
         now = self.clock()
         self._next_drawing = now + max(self.every, REST * (now - began))
+
+
+def _row(report) -> dict:
+    """A report, or a line of metrics.jsonl, as a row of the table."""
+    if isinstance(report, Mapping):
+        row = {name: report.get(name, NO_STEP.get(name)) for name in COLUMNS}
+        row |= {name: value for name, value in report.items() if name not in OF_A_STEP and value is not None}
+    else:
+        row = {name: getattr(report, name) for name in COLUMNS} | (getattr(report, "metrics", None) or {})
+    # A step without a supervised token has no loss: a gap in the curve, not a zero.
+    return row | {"loss": math.nan if row["loss"] is None else float(row["loss"])}
 
 
 def progress(
