@@ -2,6 +2,7 @@
 
 import papermill
 import pytest
+import yaml
 
 from nanolab.course import NOTEBOOKS
 
@@ -22,6 +23,7 @@ QUICK = {
     },
     "13_grade": {"max_problems": 4, "max_tokens": 24},
     "14_talk": {"max_tokens": 24},
+    "15_full_run": yaml.safe_load((NOTEBOOKS / "profiles" / "quick.yaml").read_text(encoding="utf-8")),
 }
 
 
