@@ -470,7 +470,7 @@ def grade_stage(full: FullRun, stage: str, say: Say = print) -> dict[str, Evalua
     return kept_evaluations(config, names)
 
 
-def eval_in_processes(config: EvalConfig, nproc: int, say: Say = print):
+def eval_in_processes(config: EvalConfig, nproc: int, say: Say = print) -> None:
     """`nanolab eval` by torchrun: the processes share the problems, and their grades are kept.
 
     Raises RuntimeError with its last words if it fails.

@@ -68,7 +68,7 @@ def telling_seconds(num_weights: int, ranks: int, bytes_a_second: float) -> floa
     return 2 * (ranks - 1) / ranks * BYTES * num_weights / bytes_a_second
 
 
-def check_cost(my_cost: Callable[[int, int, int, float], tuple[int, int, float]]):
+def check_cost(my_cost: Callable[[int, int, int, float], tuple[int, int, float]]) -> None:
     """Check `my_cost(num_weights, tokens_a_weight, total_batch_size, operations_a_second)`: steps, tokens, GPU hours.
 
     Raises AssertionError with the run and what is wrong.
@@ -88,7 +88,7 @@ def check_cost(my_cost: Callable[[int, int, int, float], tuple[int, int, float]]
     print(f"my_cost is right for {len(COSTS)} runs.")
 
 
-def check_largest(my_largest: Callable[[Callable[[int], bool], int, int, int], tuple[int, int]]):
+def check_largest(my_largest: Callable[[Callable[[int], bool], int, int, int], tuple[int, int]]) -> None:
     """Check `my_largest(fits, total_batch_size, max_seq_len, ranks)`: rows a micro-batch, micro-batches a rank.
 
     Raises AssertionError with the machine and what is wrong.
@@ -107,7 +107,7 @@ def check_largest(my_largest: Callable[[Callable[[int], bool], int, int, int], t
     print(f"my_largest is right for {len(LARGEST)} machines.")
 
 
-def check_telling(my_telling: Callable[[int, int, float], float]):
+def check_telling(my_telling: Callable[[int, int, float], float]) -> None:
     """Check `my_telling(num_weights, ranks, bytes_a_second)`: seconds of adding up all ranks' gradients in a ring.
 
     Raises AssertionError with the machine and what is wrong.
