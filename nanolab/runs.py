@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What train.Report has; everything else in a line of metrics is an evaluation.
 OF_A_STEP = {"step", "loss", "lr_multiplier", "muon_momentum", "num_tokens", "real_tokens", "slots", "seconds"}
-OF_A_STEP |= {"micro_batches", "num_conversations", "left_out", "grad_norm", "imbalance"}
+OF_A_STEP |= {"micro_batches", "num_conversations", "left_out", "grad_norm", "imbalance", "pairs", "mfu"}
 NO_RUNS_INSIDE = {"checkpoints", "tokenizer", "replies", "tensorboard", "wandb", "launch"}
 UNKNOWN = "unknown"
 NAMES_ONLY = {"run", "resume", "report_to", "save", "save_every", "keep_last"}  # settings that change no number

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import fields
 from io import BytesIO
 
 import numpy as np
@@ -17,11 +18,12 @@ from PIL import Image
 from nanolab import runs
 from nanolab.cli import main
 from nanolab.jobs import run, start, train_tokenizer
-from nanolab.runs import compare, differing, read_run, runs_table
+from nanolab.runs import OF_A_STEP, compare, differing, read_run, runs_table
 from nanolab.settings import BaseConfig, TokenizerConfig
 from nanolab.show import runs as pictures
 from nanolab.show.figure import Picture
 from nanolab.show.runs import run_curves, thinned
+from nanolab.train import Report
 
 
 @pytest.fixture
@@ -311,3 +313,7 @@ def test_a_long_legend_stays_inside_the_picture():
 @pytest.mark.parametrize("module", [runs, pictures])
 def test_the_examples_in_docstrings_are_true(module):
     assert doctest.testmod(module).failed == 0
+
+
+def test_the_numbers_of_a_step_are_told_from_evaluations():
+    assert OF_A_STEP | {"metrics"} == {field.name for field in fields(Report)}
