@@ -25,7 +25,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from nanolab.batch import Step, StepDataset, StreamDataset
+from nanolab.batch import Step, StepDataset, StreamDataset, TextIds
 from nanolab.checkpoint import (
     META,
     amend_meta,
@@ -57,7 +57,7 @@ from nanolab.memory import (
 )
 from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers, muon_momentum, states
 from nanolab.paths import cache_dir, shown
-from nanolab.ranks import ALONE, Ranks, launcher_is_gone, restarts
+from nanolab.ranks import ALONE, Ranks, launcher_is_gone, local_world_size, restarts
 from nanolab.render import render_conversation
 from nanolab.runtime import (
     DTYPES,
@@ -77,7 +77,16 @@ from nanolab.settings import (
     TokenizerConfig,
     check_settings,
 )
-from nanolab.tasks import ARC, MMLU, load_text, mid_mixture, mid_validation, sft_mixture, sft_validation
+from nanolab.tasks import (
+    ARC,
+    MMLU,
+    DataUnavailable,
+    load_text,
+    mid_mixture,
+    mid_validation,
+    sft_mixture,
+    sft_validation,
+)
 from nanolab.tasks.words import load_words
 from nanolab.tokenizer import Tokenizer
 from nanolab.trackers import About, check_trackers, reported
@@ -91,6 +100,7 @@ FREE_WHEN_RESUMING |= {"share_muon", "report_to"}
 
 FIRST_FEW = 5  # of the conversations left out, to be shown
 OR_AGAIN = ", or in a notebook by running the same cell again"  # where the notebook holds the job
+MOST_THREADS = 8  # that encode text in one process
 
 Say = Callable[[str], None]  # where lines of text for people go: print, or something silent
 Guard = Callable[[], AbstractContextManager]  # makes what stands around work that a signal may break off
@@ -131,6 +141,8 @@ class Job:
     saved_step: int = 0  # how many steps the last checkpoint has behind it, the one resumed from included
     broken: bool = False  # a step was broken off while the weights moved
     first_step: int = 0  # the next to do: more than 0 if resumed, or if a run of this job was left
+    place: tuple[int, int] | None = None  # of a stream: where `first_step` begins, see StreamDataset.start_at
+    reached: tuple[int, int] | None = None  # `place` as it will be when the step that was taken last is done
 
     @property
     def run_dir(self) -> Path:
@@ -194,7 +206,8 @@ def _say_nothing(_text: str):
 
 def _estimate(job: Job, say: Say):
     """Say how much memory the first step takes and how much there is, with a warning if the run may need more."""
-    loads, device = [Load.of(batch) for batch in job.steps[0].batches], job.model.device
+    first = 0 if isinstance(job.steps, StepDataset) else job.first_step  # all steps of a stream are alike
+    loads, device = [Load.of(batch) for batch in job.steps[first].batches], job.model.device
     if not loads:
         return  # all of its conversations were left out
     how = {"dtype": job.dtype, "device_type": device.type}
@@ -251,7 +264,7 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
     training = train(
         job.model,
         job.optimizers,
-        _steps_of(loader),
+        _steps_of(loader, job),
         job.schedule,
         loss_average=job.loss_average,
         grad_clip=job.grad_clip,
@@ -281,6 +294,7 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
             job.left_out += report.left_out
             job.empty_steps += report.loss is None
             job.first_step = step + 1  # where this job goes on, if its loop is left here and run again
+            job.place = job.reached
             _write_line(metrics_file, report)
             yield report
         _finish(job, metrics_file, interrupts, say)
@@ -356,7 +370,7 @@ def _plain(config: BaseConfig | MidConfig | SFTConfig) -> dict:
 def _save(job: Job, step: int, say: Say):
     """Save the weights after `step` steps, and what resuming needs besides: rank 0 does, the others wait for it."""
     meta = {"settings": _plain(job.config), "num_iterations": job.num_iterations, "dtype": job.dtype}
-    meta |= {"metrics": job.metrics, "provenance": job.provenance}
+    meta |= {"metrics": job.metrics, "provenance": job.provenance, "stream": job.place}
     state = {"optimizers": states(job.optimizers), "random": torch.get_rng_state()}
     if job.ranks.leads:
         job.saved = save_checkpoint(job.stage, job.model_tag, step, job.model, job.tokenizer, meta, state)
@@ -440,7 +454,7 @@ def _restore(job: Job, path: Path, say: Say):
     changed = [
         f"{name} was {then.get(name)!r}, is {value!r}"
         for name, value in now.items()
-        if name not in FREE_WHEN_RESUMING and then.get(name) != value
+        if name not in FREE_WHEN_RESUMING and then.get(name, getattr(type(job.config), name, None)) != value
     ]
     if changed:
         raise ValueError(f"Cannot resume {shown(path)} with other settings: {'; '.join(changed)}.")
@@ -462,6 +476,17 @@ def _restore(job: Job, path: Path, say: Say):
     job.metrics = meta["metrics"]
     job.provenance = {**meta["provenance"], "resumed": resumed}
     say(f"Resuming after step {job.first_step:,} of {job.num_iterations:,} from {shown(path)}")
+    if isinstance(job.steps, StreamDataset):
+        _go_on_reading(job, meta.get("stream"), say)
+
+
+def _go_on_reading(job: Job, place: list[int] | None, say: Say):
+    """Let the stream begin where the run that is resumed had left it."""
+    if place is not None:
+        job.place = (place[0], place[1])
+        job.steps.start_at(*job.place)
+    elif job.first_step:
+        say("The checkpoint does not say where its stream of text was: everything before it is encoded again.")
 
 
 def _metrics_file(job: Job) -> TextIO:
@@ -505,22 +530,23 @@ def _step_of(line: str) -> int | None:
 
 
 class _ErrorsAsValues(Dataset):
-    """Steps whose ValueErrors are returned: a worker process would wrap them into pages of its own words."""
+    """Steps whose errors about rows are returned: a worker process would wrap them into pages of its own words."""
 
     def __init__(self, steps: Dataset):
         self.steps = steps
 
-    def __getitem__(self, step: int) -> Step | ValueError:
+    def __getitem__(self, step: int) -> Step | ValueError | DataUnavailable:
         try:
             return self.steps[step]
-        except ValueError as error:
+        except (ValueError, DataUnavailable) as error:
             return error.with_traceback(None)
 
 
-def _steps_of(loader: DataLoader) -> Iterator[Step]:
+def _steps_of(loader: DataLoader, job: Job) -> Iterator[Step]:
     for step in loader:
-        if isinstance(step, ValueError):
+        if isinstance(step, Exception):
             raise step
+        job.reached = step.place
         yield step
 
 
@@ -533,6 +559,8 @@ def _leave_signals_to_the_parent(_worker: int):
 def _loader(job: Job) -> DataLoader:
     """The job's steps in order, prepared ahead by `num_workers` processes; the same steps for any number of them."""
     on_cuda = job.model.device.type == "cuda"
+    if job.place is not None:
+        job.steps.start_at(*job.place)
     num_workers = job.config.num_workers
     if num_workers == -1:
         num_workers = (
@@ -573,7 +601,7 @@ def _tokenizer_texts(config: TokenizerConfig) -> Iterator[str]:
     then the letter in the question is not the token that the reply must be.
     """
     num_chars = 0
-    for row in load_text("train", data=config.data):
+    for row in load_text("train", config.data, num_shards=-1, ahead=False):
         if num_chars >= config.max_chars:
             break
         num_chars += len(row["text"])
@@ -583,7 +611,8 @@ def _tokenizer_texts(config: TokenizerConfig) -> Iterator[str]:
 
 
 def _start_base(config: BaseConfig, here: Here) -> Job:
-    train_text, validation_text = (load_text(split, data=config.data) for split in ("train", "validation"))
+    train_text = load_text("train", config.data, config.num_shards)
+    validation_text = load_text("validation", config.data)
     memory = PeakMemory(here.device)  # rows are loaded, the model is not
     seed_everything(config.seed)
     if here.origin is None:
@@ -592,11 +621,11 @@ def _start_base(config: BaseConfig, here: Here) -> Job:
     else:
         model, tokenizer, _, _ = load_folder(here.origin, here.device)
     replica = here.ranks.replica(model)
-    make_stream = _stream_maker(config, partial(_text_ids, tokenizer), here.ranks)
+    make_stream = _stream_maker(config, TextIds(tokenizer, encoding_threads()), here.ranks)
     num_iterations = config.num_iterations
     if num_iterations == -1:
         num_iterations = config.target_param_data_ratio * model.num_parameters()["total"] // config.total_batch_size
-    _say_steps(here.say, f"Base text: {len(train_text):,} documents", config, num_iterations)
+    _say_steps(here.say, f"Base text: {train_text.described()}", config, num_iterations)
     here.say(f"Weights: {_counts(model.num_parameters())}")
     return Job(
         config=config,
@@ -616,7 +645,7 @@ def _start_base(config: BaseConfig, here: Here) -> Job:
         compiled=_compiled(config, model, here),
         shapes=((config.device_batch_size, config.max_seq_len),),
         grad_clip=config.grad_clip,
-        provenance=_provenance(config, {"text": len(train_text)}, parent=None),
+        provenance=_provenance(config, train_text.counts(), parent=None),
     )
 
 
@@ -746,12 +775,15 @@ def _optimizers(model: GPT, config, here: Here) -> list[torch.optim.Optimizer]:
     )
 
 
-def _text_ids(tokenizer: Tokenizer, row: dict) -> list[int]:
-    """A document as a stream takes it; a function of the module, so that worker processes can be handed it."""
-    return [tokenizer.special("bos"), *tokenizer.encode(row["text"])]
+def encoding_threads() -> int:
+    """How many threads a process has for encoding text: its share of the machine's cores, and no more than 8."""
+    can_tell = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+    return max(1, min(MOST_THREADS, cores // local_world_size()))
 
 
 def _conversation_ids(tokenizer: Tokenizer, conversation: dict) -> list[int]:
+    """A conversation as a stream takes it; a function of the module, so that worker processes can be handed it."""
     return render_conversation(conversation, tokenizer)[0]
 
 

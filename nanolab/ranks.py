@@ -165,6 +165,11 @@ def record_error(error: BaseException) -> None:
         get_error_handler().record_exception(error)
 
 
+def local_world_size() -> int:
+    """How many ranks there are on this machine, which share its cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def restarts() -> int:
     """How often torchrun has started these processes again (--max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))

@@ -73,6 +73,7 @@ class BaseConfig:
     run: str = ""  # name of the run's folder under data_cache/runs; "" = base_<model_tag>
     report_to: str = ""  # trackers besides metrics.jsonl, with commas between: wandb, trackio, tensorboard
     data: str = field(default_factory=default_data)  # "toy", "hub", or a directory of rows
+    num_shards: int = 1  # the hub's files to train on, 250 million letters each; -1 = all 1,822 (nanochat's d20: 240)
     model_tag: str = ""  # name of the checkpoint; "" = d<depth>
     depth: int = 4  # layers; the width is 64 a layer (nanochat: 20 and 32)
     max_seq_len: int = 512  # tokens a row (nanochat: 2048)
@@ -260,7 +261,7 @@ Config |= RunsConfig
 POSITIVE = ("depth", "max_seq_len", "device_batch_size", "device_batch_tokens", "total_batch_size")
 POSITIVE += ("target_examples_per_step", "num_epochs", "num_samples", "max_tokens", "batch_size", "top_k")
 MINUS_ONE_OR_POSITIVE = ("num_iterations", "max_data_tokens", "eval_metrics_max_problems", "vocab_size", "max_problems")
-MINUS_ONE_OR_POSITIVE += ("save_every", "keep_last")
+MINUS_ONE_OR_POSITIVE += ("save_every", "keep_last", "num_shards")
 FINITE = ("embedding_lr", "unembedding_lr", "matrix_lr", "init_lr_frac", "weight_decay", "grad_clip")  # and 0 or more
 PATHS = ("data", "resume", "path", "tokenizer", "to", "folder")  # a Path will do
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}

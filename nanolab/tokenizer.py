@@ -14,8 +14,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import rustbpe
 import tiktoken
 
@@ -121,6 +123,25 @@ class Tokenizer:
         if isinstance(text, str):
             return self._encoding.encode_ordinary(text)
         return self._encoding.encode_ordinary_batch(text, num_threads=os.cpu_count() or 1)
+
+    def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[np.ndarray]:
+        """The ids that `encode` gives for each text, as int32 arrays, made by `num_threads` threads.
+
+        A list of ids is made by Python, one thread at a time, and takes eight times the memory; an array is not.
+        Raises ValueError as `encode` does, before anything is encoded.
+
+        >>> tokenizer.encode_batch(["a", "bc"], num_threads=2)
+        [array([97], dtype=int32), array([98, 99], dtype=int32)]
+        """
+        for text in texts:
+            check_text(text)
+        if num_threads == 1:
+            return [self._array(text) for text in texts]
+        with ThreadPoolExecutor(num_threads) as threads:
+            return list(threads.map(self._array, texts))
+
+    def _array(self, text: str) -> np.ndarray:
+        return self._encoding.encode_to_numpy(text, disallowed_special=()).view(np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens show as their names, broken UTF-8 as the replacement character."""

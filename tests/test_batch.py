@@ -12,6 +12,7 @@ from nanolab.batch import (
     Step,
     StepDataset,
     StreamDataset,
+    TextIds,
     border_table_size,
     fit,
     lay_out,
@@ -23,6 +24,7 @@ from nanolab.batch import (
 )
 from nanolab.layout import BATCHINGS, possible_shapes
 from nanolab.render import render_conversation
+from nanolab.tokenizer import Tokenizer
 
 
 def chat(question: str, answer: str) -> dict:
@@ -338,6 +340,72 @@ def test_stream_steps_do_not_depend_on_what_was_read_before(lengths, steps):
     for step in steps:
         fresh = StreamDataset(documents, list, max_seq_len=8, device_batch_size=2, total_batch_size=16)
         assert torch.equal(stream[step].batches[0].inputs, fresh[step].batches[0].inputs)
+
+
+def streams_of(lengths: list[int], **options):
+    """A function that makes the same stream again and again, of documents whose tokens are their numbers."""
+    documents = [[k] * n for k, n in enumerate(lengths)]
+    return lambda: StreamDataset(documents, list, max_seq_len=8, device_batch_size=2, total_batch_size=16, **options)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any), st.integers(0, 11), st.integers(0, 2))
+def test_a_stream_goes_on_from_the_place_that_a_step_names(lengths, stopped, further):
+    make = streams_of(lengths)
+    whole, again = make(), make()
+    steps = [whole[step] for step in range(stopped + further + 2)]
+    document, position = steps[stopped].place
+    assert position <= 16 * (stopped + 1) < position + lengths[document]
+    again[0]  # as a job does, for an estimate
+    again.start_at(document, position)
+    for step in (stopped + 1 + further, stopped + 1, 0, stopped + 1):  # also over a gap, back, and there again
+        assert torch.equal(again[step].batches[0].inputs, whole[step].batches[0].inputs)
+        assert again[step].place == whole[step].place
+
+
+def test_a_stream_that_goes_on_reads_no_document_before_its_place():
+    read = []
+
+    class Documents(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    documents = Documents([k] * 7 for k in range(40))
+    stream = StreamDataset(documents, list, 4, 1, total_batch_size=20)
+    assert stream[9].place == (28, 196)  # token 200 is in document 28, whose first is token 196
+    again = StreamDataset(documents, list, 4, 1, total_batch_size=20)
+    again.start_at(28, 196)
+    read.clear()
+    assert torch.equal(again[10].batches[0].inputs, stream[10].batches[0].inputs)
+    assert set(read) == set(range(28, 32))
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.text() | st.sampled_from(["\udc80 half", "a" * 300]), min_size=1, max_size=150),
+    st.integers(1, 3),
+    st.lists(st.integers(0, 9), min_size=1, max_size=5),
+)
+def test_documents_encoded_together_in_threads_give_the_steps_of_one_at_a_time(texts, num_threads, steps):
+    """With texts that cannot be encoded among them: skipped and told, or an error in the step that needs them."""
+    tokenizer, rows = Tokenizer([bytes([b]) for b in range(256)]), [{"text": text} for text in texts]
+    together = TextIds(tokenizer, num_threads)
+
+    def stream(encode, on_bad_row):
+        return StreamDataset(rows, encode, 8, 1, 32, on_bad_row)
+
+    for on_bad_row in ("skip", "error"):
+        one, many = stream(lambda row: together(row), on_bad_row), stream(together, on_bad_row)
+        for step in steps:
+            found = []
+            for each in (one, many):
+                try:
+                    taken = each[step]
+                    found.append(([b.inputs.tolist() for b in taken.batches], taken.left_out, taken.place))
+                except ValueError as error:
+                    found.append(str(error))
+            assert found[0] == found[1]
 
 
 class SomeBad:

@@ -17,7 +17,7 @@ import torch
 from nanolab.batch import StepDataset, StreamDataset
 from nanolab.checkpoint import find_checkpoint, load_folder
 from nanolab.course import recipe
-from nanolab.jobs import run, start, train_tokenizer
+from nanolab.jobs import encoding_threads, run, start, train_tokenizer
 from nanolab.layout import imbalance, share_out
 from nanolab.ranks import ALONE, joined
 from nanolab.settings import SFTConfig, TokenizerConfig
@@ -253,6 +253,35 @@ def test_ranks_share_the_micro_batches_of_a_stream():
         rows = [batch.inputs.tolist() for share in shares for batch in share.batches]
         assert sorted(rows) == sorted(batch.inputs.tolist() for batch in alone)
         assert all(share.totals.num_tokens == 24 and share.totals.micro_batches == 6 for share in shares)
+
+
+def test_ranks_of_a_machine_share_its_cores_for_encoding(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: range(32), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    found = [encoding_threads()]
+    for local_world_size in ("2", "8", "64"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local_world_size)
+        found.append(encoding_threads())
+    assert found == [8, 8, 4, 1]
+
+
+def test_ranks_go_on_with_a_stream_where_any_of_them_had_left_it():
+    documents = [[k] * (k % 7) for k in range(30)]
+
+    def stream(rank, world_size):
+        return StreamDataset(documents, list, 4, 1, 24, rank=rank, world_size=world_size)
+
+    alone = stream(0, 1)
+    steps = [alone[k] for k in range(12)]
+    for world_size, stopped in ((2, 1), (3, 7)):
+        shares = []
+        for rank in range(world_size):
+            assert stream(rank, world_size)[stopped].place == steps[stopped].place
+            again = stream(rank, world_size)
+            again.start_at(*steps[stopped].place)
+            shares.append(again[stopped + 1])
+        rows = [batch.inputs.tolist() for share in shares for batch in share.batches]
+        assert sorted(rows) == sorted(batch.inputs.tolist() for batch in steps[stopped + 1].batches)
 
 
 def test_a_stream_that_ranks_cannot_share_evenly_is_refused():

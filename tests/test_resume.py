@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,21 @@ import pytest
 import torch
 
 from nanolab import course, jobs
-from nanolab.checkpoint import OPTIMIZER, find_checkpoint, load_folder, load_training_state, saved_steps, stage_dir
+from nanolab.checkpoint import (
+    OPTIMIZER,
+    find_checkpoint,
+    load_folder,
+    load_training_state,
+    read_meta,
+    saved_steps,
+    stage_dir,
+)
 from nanolab.cli import main
 from nanolab.interrupt import Interrupted, Interrupts
 from nanolab.jobs import run, start
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
 from nanolab.tasks import GSM8K, SimpleSpelling, Task, TaskMixture
+from nanolab.tasks.text import Text
 
 STREAM = {"max_seq_len": 32, "device_batch_size": 2, "total_batch_size": 128, "eval_tokens": 128}
 CONFIGS = {
@@ -130,6 +140,79 @@ def test_sft_stopped_after_any_step_goes_on_to_the_bit(after, num_workers, paren
     lines = [json.loads(line) for line in (second.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(13))
     assert [line["loss"] for line in lines[:12]] == expected
+
+
+@pytest.fixture
+def few_documents(monkeypatch, cache):
+    """Text and conversations of less than six of the streams' steps, and one conversation that cannot be rendered."""
+    bad = {"messages": [{"role": "assistant", "content": "b"}]}
+    rows = Rows([{**row, "where": f"row {k}"} for k, row in enumerate([*GSM8K(data="toy", stop=3), bad])])
+    mixture = TaskMixture([rows, SimpleSpelling(6, data="toy")])
+    monkeypatch.setattr(jobs, "mid_mixture", lambda data: mixture)
+    monkeypatch.setattr(jobs, "load_text", lambda split, data, *_: Text(split, data, stop=2))
+    monkeypatch.setattr(jobs, "versions", lambda: {})  # asks git, which takes longer than these runs
+
+
+@pytest.fixture
+def undisturbed(parents, few_documents):
+    """Losses and weights of the runs of a stage that are not stopped."""
+    kept = {}
+
+    def of(stage):
+        if stage not in kept:
+            whole = start(changed(stage, save=False, **SKIPPING[stage]), say=quiet)
+            kept[stage] = losses(whole), weights_of(whole), whole.left_out
+            assert whole.steps.count_tokens() < 6 * 128
+        return kept[stage]
+
+    return of
+
+
+SKIPPING = {"base": {}, "mid": {"on_bad_row": "skip"}}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("stage", ["base", "mid"])
+def test_a_stream_stopped_after_any_step_goes_on_to_the_bit_also_around_its_end(stage, num_workers, undisturbed, cache):
+    (cache / "checkpoints" / stage).unlink()
+    expected, weights, left_out = undisturbed(stage)
+    assert len(left_out) == {"base": 0, "mid": 3}[stage]
+    options = {**SKIPPING[stage], "num_workers": num_workers}
+    for after in range(1, 12) if num_workers == 0 else (1, 6, 11):
+        stopped = start(changed(stage, **options), say=quiet)
+        first = interrupted(stopped, after)
+        second = start(changed(stage, **options, resume="latest"), say=quiet)
+        assert (second.first_step, list(second.place)) == (after, read_meta(stopped.saved)["stream"])
+        assert first + losses(second) == expected
+        assert stopped.left_out + second.left_out == left_out
+        assert all(map(torch.equal, weights_of(second), weights))
+        shutil.rmtree(cache / "checkpoints" / stage)
+
+
+def test_the_same_cell_goes_on_with_its_stream(undisturbed):
+    expected, weights, _ = undisturbed("base")
+    job = start(changed("base", save=False), say=quiet)
+    found = interrupted(job, 5)
+    for report in run(job, say=quiet):  # and left once more, by a break
+        found.append(report.loss)
+        if report.step == 8:
+            break
+    assert found + losses(job) == expected
+    assert all(map(torch.equal, weights_of(job), weights))
+
+
+def test_a_checkpoint_of_before_streams_had_places_resumes_and_says_that_it_reads_all_again(undisturbed, cache):
+    (cache / "checkpoints" / "base").unlink()
+    expected, weights, _ = undisturbed("base")
+    first, said = interrupted(start(changed("base"), say=quiet), 8), []
+    path = find_checkpoint("base", "d1") / "meta.json"
+    meta = json.loads(path.read_text())
+    assert meta.pop("stream") and meta["settings"].pop("num_shards") == 1
+    path.write_text(json.dumps(meta))
+    second = start(changed("base", resume="latest"), say=said.append)
+    assert "The checkpoint does not say where its stream of text was: everything before it is encoded again." in said
+    assert first + losses(second) == expected
+    assert all(map(torch.equal, weights_of(second), weights))
 
 
 @pytest.mark.parametrize("stage", ["base", "mid"])

@@ -1,6 +1,7 @@
 import json
 from itertools import product
 
+import numpy as np
 import pytest
 import regex
 from hypothesis import given
@@ -67,6 +68,19 @@ def test_decode_undoes_encode(text):
 def test_a_list_is_encoded_like_its_texts_one_by_one(small_tokenizer):
     texts = ["the cat", "", "sat on\n\nthe mat", "é 你好"]
     assert small_tokenizer.encode(texts) == [small_tokenizer.encode(text) for text in texts]
+
+
+@given(st.lists(st.text() | st.sampled_from(["<|bos|>", "the cat", " " * 50])), st.integers(1, 4))
+def test_texts_encoded_together_have_the_ids_of_each_by_itself(texts, num_threads):
+    tokenizer = Tokenizer([bytes([b]) for b in range(256)] + [b"th", b"the", b"\xc3\xa9"])
+    encoded = tokenizer.encode_batch(texts, num_threads)
+    assert [ids.tolist() for ids in encoded] == [tokenizer.encode(text) for text in texts]
+    assert {ids.dtype for ids in encoded} <= {np.dtype("int32")}
+
+
+def test_half_of_a_pair_among_several_texts_is_refused(byte_tokenizer):
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        byte_tokenizer.encode_batch(["a", "\udc80"], num_threads=2)
 
 
 def test_bytes_of_a_token_that_ends_inside_a_character(byte_tokenizer):

@@ -2,12 +2,14 @@
 
 import contextlib
 import http.client
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
+from filelock import FileLock
 
 from nanolab.paths import cache_dir
 from nanolab.tasks.download import download
@@ -21,9 +23,12 @@ HUB_IDS = {
     "openai_humaneval": "openai/openai_humaneval",
     "pretrain_text": "karpathy/fineweb-edu-100b-shuffle",
 }
-# Base text is 1,823 files. One is plenty for the models of this lab, and nanochat validates on the last.
+# Base text is 1,823 files. One is plenty for the small models of this lab, and nanochat validates on the last.
+NUM_TRAIN_SHARDS = 1_822
 PRETRAIN_SHARDS = {"train": "shard_00000.parquet", "validation": "shard_01822.parquet"}
+PARQUET_MARK = b"PAR1"  # how a parquet file begins and ends
 PROBE_TIMEOUT = 5  # seconds
+RETRY_AFTER = 5  # seconds
 
 OTHER_SOURCES = (
     'Two other sources need no network: data="toy" (rows built into nanolab) or data="<a directory>" holding '
@@ -36,6 +41,11 @@ class DataUnavailable(RuntimeError):
 
     def __init__(self, what: str, reason: object):
         super().__init__(f"{what} could not be loaded: {reason}\n{OTHER_SOURCES}")
+        self.what, self.reason = what, str(reason)
+
+    def __reduce__(self):
+        """How a worker process hands the error to its parent."""
+        return type(self), (self.what, self.reason)
 
 
 def load_hub(name: str, subset: str | None, split: str) -> datasets.Dataset:
@@ -119,3 +129,48 @@ def hub_file(filename: str, url: str, check: Callable[[bytes], None] | None = No
         return download(url, path, check)
     except (OSError, http.client.HTTPException) as error:  # the second: cut off halfway
         raise DataUnavailable(url, error) from error
+
+
+def text_shards(num_shards: int) -> list[str]:
+    """The names of the first `num_shards` files of base text to train on; -1 means all. ValueError for more.
+
+    >>> text_shards(2)
+    ['shard_00000.parquet', 'shard_00001.parquet']
+    """
+    if num_shards != -1 and not 1 <= num_shards <= NUM_TRAIN_SHARDS:
+        raise ValueError(f"num_shards must be 1 to {NUM_TRAIN_SHARDS:,}, or -1 for all of them, got {num_shards:,}.")
+    return [f"shard_{number:05d}.parquet" for number in range(NUM_TRAIN_SHARDS)][
+        : None if num_shards == -1 else num_shards
+    ]
+
+
+def fetch_text_shard(name: str) -> Path:
+    """Download a file of base text unless it is in the cache; return its path, or raise DataUnavailable.
+
+    Of the processes of a machine one downloads, the others wait for it. What does not come is asked for a second time.
+    """
+    url = f"{datasets.config.HF_ENDPOINT}/datasets/{HUB_IDS['pretrain_text']}/resolve/main/{name}"
+    inside = f"pretrain_text/{name}"
+    path = cache_dir() / "hub" / inside
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        try:
+            return hub_file(inside, url, check_parquet)
+        except DataUnavailable:
+            if datasets.config.HF_HUB_OFFLINE:
+                raise
+        time.sleep(RETRY_AFTER)
+        return hub_file(inside, url, check_parquet)
+
+
+def check_parquet(content: bytes) -> None:
+    """Raise OSError for bytes that are no parquet file: the page of a proxy, say.
+
+    >>> check_parquet(b"<html>Please log in</html>")
+    Traceback (most recent call last):
+    OSError: what came is no parquet file; it begins with b'<html>Please log in'
+    """
+    if not (content.startswith(PARQUET_MARK) and content.endswith(PARQUET_MARK)):
+        raise OSError(f"what came is no parquet file; it begins with {content[:19]!r}")
