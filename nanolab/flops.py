@@ -66,18 +66,25 @@ def useful_operations(config: GPTConfig, real_tokens: int, num_tokens: int, pair
 
 
 def peak_of(device: torch.device, dtype: str) -> Peak:
-    """The device's best rate of matrix products: of a known card its data sheet's for bfloat16, else measured.
+    """The device's best rate of matrix products: of a known card the data sheet's for bfloat16, else measured.
 
     Measuring takes some hundredths of a second on a processor. float32 is measured on every card: what it can do
     depends on whether TF32 is allowed.
     """
-    if device.type == "cuda" and dtype == "bfloat16":
-        name = torch.cuda.get_device_name(device)
-        for card, operations in CARDS.items():
-            if card in name:
-                return Peak(operations, f"the data sheet's of {card}")
+    if device.type == "cuda" and dtype == "bfloat16" and (known := data_sheet(torch.cuda.get_device_name(device))):
+        return known
     size = PRODUCT_SIZE[device.type]
     return Peak(matrix_rate(device, dtype, size), f"measured with a product of {size:,} x {size:,} matrices")
+
+
+def data_sheet(name: str) -> Peak | None:
+    """The peak of a card whose name has one of `CARDS` in it, in bfloat16; None for others.
+
+    >>> print(data_sheet("NVIDIA H100 80GB HBM3"))
+    989 TFLOP/s, the data sheet's of H100
+    """
+    card = next((card for card in CARDS if card in name), None)
+    return None if card is None else Peak(CARDS[card], f"the data sheet's of {card}")
 
 
 def matrix_rate(device: torch.device, dtype: str, size: int, repeats: int = 3) -> float:

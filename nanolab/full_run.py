@@ -8,13 +8,14 @@
 The fields of `FullRun` are the parameters of notebook 15, and so the names in the files of `notebooks/profiles/`.
 """
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -23,6 +24,7 @@ from nanolab.batch import Batch, Step
 from nanolab.checkpoint import META, find_checkpoint, read_meta
 from nanolab.course import PARENTS, STAGES
 from nanolab.evaluate import Evaluation
+from nanolab.flops import data_sheet, useful_operations
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.grades import GRADED_TASKS, kept_evaluations, run_eval, without_missing_sandbox
 from nanolab.jobs import FREE_WHEN_RESUMING
@@ -35,6 +37,7 @@ from nanolab.runtime import pick_device, pick_dtype
 from nanolab.settings import BaseConfig, EvalConfig, MidConfig, SFTConfig, check_settings, nearest
 from nanolab.show.live import clock_time
 from nanolab.tasks import load_text, mid_mixture, sft_mixture
+from nanolab.tasks.text import TextShards
 from nanolab.tokenizer import Tokenizer
 from nanolab.trackers import SETTINGS, read_json
 from nanolab.train import train
@@ -63,22 +66,17 @@ OF_ALL = ("data", "model_tag", "device_type", "dtype", "compile", "report_to", "
 Say = Callable[[str], None]
 
 
-class Card(NamedTuple):
-    """What a GPU has, by its maker's data sheet: memory that programs see, and dense products in bfloat16."""
-
-    gib: float
-    tflops: float  # 10^12 operations a second, without sparsity
-
-
+# GiB that programs see of a card's memory; its arithmetic is in flops.CARDS.
 CARDS = {
-    "H200": Card(139, 989),
-    "H100": Card(79, 989),  # SXM; the PCIe card has the memory, and 756
-    "A100 80 GB": Card(79, 312),
-    "A100 40 GB": Card(39, 312),
-    "RTX 4090": Card(23.5, 165),
-    "RTX 3090": Card(23.5, 71),
-    "L4": Card(22, 121),
+    "H200": 139.0,
+    "H100": 79.0,
+    "A100 80 GB": 79.0,
+    "A100 40 GB": 39.0,
+    "RTX 4090": 23.5,
+    "RTX 3090": 23.5,
+    "L4": 22.0,
 }
+CHARS_A_SHARD = 250e6  # of the hub's base text, by nanochat's count
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,7 @@ class FullRun:
     node_rank: int = 0  # which of them this is
     rdzv_endpoint: str = ""  # host:port of machine 0, where all machines meet
     max_restarts: int = 0  # how often torchrun starts all processes again after one was lost
+    num_shards: int = 1  # files of base text, of the hub; -1: all
     base_iterations: int = 30  # optimizer steps; -1: 20 tokens a weight
     mid_iterations: int = 15  # -1: one epoch
     sft_iterations: int = 15  # -1: one epoch
@@ -177,7 +176,8 @@ class FullRun:
     def config(self, stage: str) -> BaseConfig | MidConfig | SFTConfig:
         """A stage's settings; it goes on from its last checkpoint if there is one."""
         settings = {name: getattr(self, name) for name in (*OF_ALL, *(OF_SFT if stage == "sft" else OF_STREAMS))}
-        settings |= {"depth": self.depth} if stage == "base" else {"source": self.parent(stage)}
+        of_base = {"depth": self.depth, "num_shards": self.num_shards}
+        settings |= of_base if stage == "base" else {"source": self.parent(stage)}
         if stage == "sft":
             settings["eval_metrics_max_problems"] = self.max_problems if self.max_problems != -1 else NANOCHATS_PROBLEMS
         num_iterations = getattr(self, f"{stage}_iterations")
@@ -251,12 +251,11 @@ def forecast(full: FullRun, tokenizer: Tokenizer) -> list[Forecast]:
 def _of_stream(full: FullRun, stage: str, tokenizer: Tokenizer) -> Forecast:
     shape = model_shape(full, tokenizer)
     if stage == "base":
-        rows = load_text("train", data=full.data)
-        lengths = [1 + len(tokenizer.encode(rows[i]["text"])) for i in range(min(SAMPLE, len(rows)))]
+        there = _tokens_of_text(full, tokenizer)
     else:
         rows = mid_mixture(data=full.data)
         lengths = [len(ids) for ids, _ in _rendered(rows, tokenizer)]
-    there = len(rows) * sum(lengths) / len(lengths)
+        there = len(rows) * sum(lengths) / len(lengths)
     steps = getattr(full, f"{stage}_iterations")
     if steps == -1 and stage == "base":
         steps = full.config("base").target_param_data_ratio * num_weights(shape) // full.total_batch_size
@@ -271,9 +270,19 @@ def _of_stream(full: FullRun, stage: str, tokenizer: Tokenizer) -> Forecast:
         tokens=full.total_batch_size,
         passes=steps * full.total_batch_size / there,
         micro_batches=rows_a_step / full.device_batch_size / full.ranks,
-        operations=steps * operations(shape, [full.max_seq_len] * rows_a_step, full.total_batch_size),
+        operations=steps * _operations(shape, [full.max_seq_len] * rows_a_step, full.total_batch_size),
         memory=_memory(full, shape, sizes),
     )
+
+
+def _tokens_of_text(full: FullRun, tokenizer: Tokenizer) -> float:
+    """About how many tokens of base text there are; nan for a folder of several files, which nobody has counted."""
+    rows = load_text("train", data=full.data, num_shards=full.num_shards, ahead=False)
+    texts = [row["text"] for row in islice(iter(rows), SAMPLE)]
+    tokens = sum(1 + len(tokenizer.encode(text)) for text in texts)
+    if not isinstance(rows, TextShards):
+        return len(rows) * tokens / len(texts)
+    return len(rows.names) * CHARS_A_SHARD * tokens / sum(map(len, texts)) if full.data == "hub" else math.nan
 
 
 def _of_sft(full: FullRun, tokenizer: Tokenizer) -> Forecast:
@@ -299,7 +308,7 @@ def _of_sft(full: FullRun, tokenizer: Tokenizer) -> Forecast:
         tokens,
         passes=steps * full.target_examples_per_step / len(mixture),
         micro_batches=max(1.0, tokens / full.ranks / sizes.loads()[0].slots),
-        operations=steps * a_step * operations(shape, lengths, supervised),
+        operations=steps * a_step * _operations(shape, lengths, supervised),
         memory=_memory(full, shape, sizes),
     )
 
@@ -339,19 +348,9 @@ def num_weights(shape: GPTConfig) -> int:
     return 2 * shape.vocab_size * C + 12 * shape.n_layer * C**2
 
 
-def operations(shape: GPTConfig, lengths: Sequence[int], supervised: float) -> float:
-    """Multiplications and additions, forward and backward, that rows of these lengths cannot do without.
-
-        6 * matrices * tokens + 6 * V * C * supervised tokens + 3 * n_layer * sum of 2 * L (L + 1) * C
-
-    Scores and mixed values of attention are counted for the pairs of positions that causality allows.
-
-    >>> operations(GPTConfig.from_depth(4, 65_536), [100], 50) / 1e9
-    6.982656
-    """
-    C = shape.n_embd
-    attention = 3 * shape.n_layer * sum(2 * L * (L + 1) * C for L in lengths)
-    return 6 * 12 * shape.n_layer * C**2 * sum(lengths) + 6 * shape.vocab_size * C * supervised + attention
+def _operations(shape: GPTConfig, lengths: Sequence[int], supervised: float) -> float:
+    """What rows of these lengths cannot do without, see flops.useful_operations."""
+    return useful_operations(shape, sum(lengths), supervised, sum(L * (L + 1) // 2 for L in lengths))
 
 
 def rate(full: FullRun, forecasts: Sequence[Forecast]) -> tuple[float | None, str]:
@@ -361,9 +360,8 @@ def rate(full: FullRun, forecasts: Sequence[Forecast]) -> tuple[float | None, st
     as a rank will have.
     """
     if full.card:
-        peak = CARDS[full.card].tflops
-        words = f"{SHARE_OF_PEAK:.0%} of {peak:,.0f} TFLOP/s, the {full.card}'s peak by its data sheet; not measured"
-        return SHARE_OF_PEAK * peak * 1e12, words
+        peak = data_sheet(full.card)
+        return SHARE_OF_PEAK * peak.operations, f"{SHARE_OF_PEAK:.0%} of {peak}; not measured"
     if how_computed(full)[0] != "cpu":
         return None, "no time is forecast: name the card, a key of full_run.CARDS"
     threads, before = (1 if full.nproc > 1 else torch.get_num_threads()), torch.get_num_threads()
@@ -382,7 +380,7 @@ def measured_rate(shape: GPTConfig, slots: int, dtype: str) -> float:
     step = Step([Batch(ids[:, :-1], ids[:, 1:], real_tokens=slots)])
     optimizers = make_optimizers(model, 0.004, 0.2, 0.02, dtype=dtype)
     seconds = [report.seconds for report in train(model, optimizers, [step] * 3, lambda _: (0.0, None), dtype=dtype)]
-    return operations(shape, [slots], slots) / min(seconds[1:])
+    return _operations(shape, [slots], slots) / min(seconds[1:])
 
 
 def in_words(forecasts: Sequence[Forecast], rate: float | None, ranks: int) -> pd.DataFrame:
@@ -393,7 +391,7 @@ def in_words(forecasts: Sequence[Forecast], rate: float | None, ranks: int) -> p
             "steps": f"{each.steps:,}",
             "tokens a step": f"{each.tokens:,.0f}",
             "tokens": f"{each.tokens * each.steps:,.0f}",
-            "times through the rows": f"{each.passes:.3g}",
+            "times through the rows": "unknown" if math.isnan(each.passes) else f"{each.passes:.3g}",
             "micro-batches a step and rank": f"{each.micro_batches:.3g}",
             "GiB a rank": f"{each.memory.total / GiB:.2f}",
             "operations": f"{each.operations:.2e}",
@@ -435,13 +433,13 @@ def measured(full: FullRun, forecasts: Sequence[Forecast], rate: float | None) -
             "operations/s a rank": f"{reached:.2e}",
         }
         if full.card:
-            rows[each.stage]["of the peak"] = f"{reached / CARDS[full.card].tflops / 1e12:.1%}"
+            rows[each.stage]["of the peak"] = f"{reached / data_sheet(full.card).operations:.1%}"
     return pd.DataFrame(rows).T
 
 
 def fits_card(full: FullRun, each: Forecast) -> bool:
     """Whether a rank's memory is within nine tenths of the named card's; True where none is named."""
-    return not full.card or each.memory.total <= HEADROOM * CARDS[full.card].gib * GiB
+    return not full.card or each.memory.total <= HEADROOM * CARDS[full.card] * GiB
 
 
 def largest_load(full: FullRun, stage: str) -> list[Load]:

@@ -1,6 +1,7 @@
 """A full run is known before it starts, refuses what cannot work, and goes on where it stopped."""
 
 import doctest
+import math
 import os
 
 import pytest
@@ -18,7 +19,6 @@ from nanolab.full_run import (
     measured,
     measured_rate,
     num_weights,
-    operations,
     pending,
     planned_steps,
     rate,
@@ -113,11 +113,9 @@ def test_full_steps_are_those_that_the_job_counts():
     assert sft.passes == pytest.approx(1, abs=0.01) and sft.steps == 4_200
 
 
-def test_weights_and_operations_are_those_of_the_model():
+def test_weights_are_those_of_the_model():
     shape = GPTConfig.from_depth(2, 300)
     assert num_weights(shape) == GPT(shape).num_parameters()["total"]
-    assert operations(shape, [1], 0) == 6 * 12 * 2 * 128**2 + 3 * 2 * 2 * 2 * 128
-    assert operations(shape, [5, 5], 7) - operations(shape, [5, 5], 0) == 6 * 300 * 128 * 7
 
 
 def test_a_card_gives_a_share_of_its_peak_and_a_processor_is_measured():
@@ -125,7 +123,7 @@ def test_a_card_gives_a_share_of_its_peak_and_a_processor_is_measured():
     assert 1e8 < measured_rate(shape, 64, "float32") < 1e13
     full = FullRun(**TINY, card="H100")
     speed, words = rate(full, [])
-    assert speed == pytest.approx(0.4 * 989e12) and "not measured" in words
+    assert speed == pytest.approx(0.4 * 989.4e12) and "not measured" in words
 
 
 def test_more_processes_take_less_time_and_no_less_memory():
@@ -140,7 +138,7 @@ def test_more_processes_take_less_time_and_no_less_memory():
 def test_a_stage_that_does_not_fit_its_card_is_told():
     full = FullRun(depth=20, max_seq_len=2048, device_batch_size=128, total_batch_size=524_288, card="L4")
     each = forecast(full, tokenizer_there())[0]
-    assert not fits_card(full, each) and each.memory.total > CARDS["L4"].gib * full_run.GiB
+    assert not fits_card(full, each) and each.memory.total > CARDS["L4"] * full_run.GiB
 
 
 def test_rows_that_are_read_again_and_again_are_remarked_upon():
@@ -201,3 +199,13 @@ def test_a_grading_that_fails_says_why():
 def test_the_examples_in_the_docstrings_are_true():
     options = doctest.ELLIPSIS
     assert doctest.testmod(full_run, optionflags=options).failed == 0
+
+
+def test_text_of_several_files_that_nobody_has_counted_is_forecast_all_the_same(tmp_path, small_tokenizer):
+    folder = tmp_path / "pretrain_text"
+    for split, name in (("train", "a"), ("train", "b"), ("validation", "a")):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        (folder / split / f"{name}.jsonl").write_text('{"text": "once upon a time"}\n' * 3)
+    base = forecast(FullRun(stages="base", data=str(tmp_path)), small_tokenizer)
+    assert math.isnan(base[0].passes) and base[0].steps == 30
+    assert in_words(base, None, ranks=2).loc["base", "times through the rows"] == "unknown"

@@ -63,7 +63,7 @@ def test_every_stage_of_a_profile_fits_into_the_card_that_it_names(profile):
     shape = GPTConfig.from_depth(full.depth, TOY_VOCAB_SIZE if full.data == "toy" else REAL_VOCAB_SIZE)
     on_card = bool(full.card)
     how = {"dtype": "bfloat16", "device_type": "cuda"} if on_card else {"dtype": "float32", "device_type": "cpu"}
-    there = HEADROOM * CARDS[full.card].gib if on_card else WITHOUT_CARD[name] / full.nproc
+    there = HEADROOM * CARDS[full.card] if on_card else WITHOUT_CARD[name] / full.nproc
     for stage in full.names:
         needed = estimate_memory(shape, largest_load(full, stage), **how).total / GiB
         assert needed <= there, f"{stage}: {needed:.1f} GiB of {there:.1f}"
