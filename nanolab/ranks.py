@@ -10,6 +10,8 @@ that no GPU has to wait for it.
 """
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,10 +144,27 @@ def joined(device_type: str = "") -> Iterator[Ranks]:
 def _meet(backend: str):
     """Make the group of all processes. After a restart torchrun's store still has what the ranks before had written
     there, the addresses of processes that are gone among it; so every start has a part of the store for itself."""
-    store, rank, world_size = next(dist.rendezvous("env://"))
-    dist.init_process_group(
-        backend, store=dist.PrefixStore(f"start_{restarts()}", store), rank=rank, world_size=world_size
-    )
+    with _not_without_torchrun():
+        store, rank, world_size = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(f"start_{restarts()}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+
+
+@contextmanager
+def _not_without_torchrun() -> Iterator[None]:
+    """While entered, this process ends if its parent does: alone it would wait half an hour for the other ranks."""
+    parent, met = os.getppid(), threading.Event()
+
+    def watch():
+        while not met.wait(1.0):
+            if os.getppid() != parent:
+                os._exit(128 + signal.SIGTERM)  # nothing is done yet, and the main thread waits inside a library
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        met.set()
 
 
 class LostContact(RuntimeError):

@@ -9,8 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -193,6 +195,30 @@ def test_two_ranks_grade_what_one_grades_and_keep_it_once(folder):
     alone, two = kept.values()
     assert two[1] == alone[1] and two[0].keys() == alone[0].keys()
     assert two[0]["SimpleSpelling.jsonl"] == alone[0]["SimpleSpelling.jsonl"]
+
+
+ORPHANING = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-m", "nanolab", "sft", "--device_type=cpu"], stdout=subprocess.DEVNULL)
+print(child.pid, flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_whose_torchrun_is_gone_does_not_wait_for_the_others(folder):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound and not listening: who connects is refused, and tries again
+        env = {**os.environ, "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "NANOLAB_CACHE": str(folder)}
+        env["MASTER_PORT"] = str(nobody.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-c", ORPHANING, "12"], env=env, cwd=CLONE, stdout=subprocess.PIPE, text=True, timeout=60
+        )
+        rank = int(done.stdout)
+        deadline = time.monotonic() + 20
+        while psutil.pid_exists(rank) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not psutil.pid_exists(rank)
 
 
 def steps_of(toy_mixture, tokenizer, world_size: int, **options) -> list[StepDataset]:
