@@ -10,7 +10,8 @@
 `report_to` names trackers: each is told the lines of metrics.jsonl, under the same names. A library is imported only if
 it is named. Trackers are fed by threads of their own: one that is slow, or fails, neither stops nor slows the training.
 A run that goes on (`resume`) is the same run there. Steps that it does once more, behind its checkpoint, are not told
-again to wandb and trackio, which would have them twice: they keep the first doing's numbers, equal but for `seconds`.
+again to wandb and trackio, which would have them twice: they keep the first doing's numbers, equal but for `seconds`
+and `mfu`.
 """
 
 import json

@@ -1,6 +1,5 @@
 """A step's gradient is the same however its conversations are laid out: the claim that all of this speed rests on."""
 
-import doctest
 import os
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanolab import batch, layout
+from nanolab import layout
 from nanolab.batch import IGNORE_INDEX, StepDataset, lay_out, pad_batch
 from nanolab.gpt import GPT
 from nanolab.tasks import sft_mixture
@@ -183,9 +182,3 @@ def test_all_layouts_agree_on_the_toy_mixture(small_tokenizer):
 @real
 def test_all_layouts_agree_on_the_real_mixture(small_tokenizer):
     assert_all_layouts_agree(sft_mixture(data=REAL), small_tokenizer, 12, SOME)
-
-
-@pytest.mark.parametrize("module", [batch, layout], ids=["batch", "layout"])
-def test_the_examples_in_the_docstrings_are_true(module):
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed

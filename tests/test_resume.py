@@ -339,11 +339,12 @@ def test_a_stop_in_the_last_evaluation_finds_everything_saved(parents, few_rows)
     job = start(changed("sft", eval_every=-1), say=quiet)
     evaluate = job.evaluate
 
-    def stopped(step):
+    def stopped(step, guard):
         if step == 12:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
-        return evaluate(step)
+            with guard():
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+        return evaluate(step, guard)
 
     job.evaluate = stopped
     with pytest.raises(Interrupted, match="in the last evaluation; all steps are done, they are saved") as raised:
@@ -358,12 +359,13 @@ def test_a_stop_in_an_evaluation_on_the_way_does_not_wait_for_its_end(parents, f
     job = start(changed("sft"), say=quiet)
     evaluate = job.evaluate
 
-    def stopped(step):
+    def stopped(step, guard):
         if step == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.01)
-            raise AssertionError("the evaluation went on")
-        return evaluate(step)
+            with guard():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+                raise AssertionError("the evaluation went on")
+        return evaluate(step, guard)
 
     job.evaluate = stopped
     with pytest.raises(Interrupted, match="Stopped after 8 of 12 steps") as raised:
