@@ -3,36 +3,25 @@
 The lists stand in the file of each notebook, beside what only that notebook's checks need.
 """
 
+import importlib
 from collections import Counter
 
 import pytest
 import torch
 
-from tests import (
-    test_exercises_active_tokens,
-    test_exercises_base_and_mid,
-    test_exercises_batches,
-    test_exercises_full_run,
-    test_exercises_grade,
-    test_exercises_inputs_and_targets,
-    test_exercises_layouts,
-    test_exercises_mixtures,
-    test_exercises_sft,
-    test_exercises_talk,
+NAMES = (
+    "active_tokens",
+    "base_and_mid",
+    "batches",
+    "full_run",
+    "grade",
+    "inputs_and_targets",
+    "layouts",
+    "mixtures",
+    "sft",
+    "talk",
 )
-
-FILES = (
-    test_exercises_active_tokens,
-    test_exercises_base_and_mid,
-    test_exercises_batches,
-    test_exercises_full_run,
-    test_exercises_grade,
-    test_exercises_inputs_and_targets,
-    test_exercises_layouts,
-    test_exercises_mixtures,
-    test_exercises_sft,
-    test_exercises_talk,
-)
+FILES = [importlib.import_module(f"tests.test_exercises_{name}") for name in NAMES]
 RIGHT = [pair for file in FILES for pair in file.RIGHT]
 WRONG = [planted for file in FILES for planted in file.WRONG]
 

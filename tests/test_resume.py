@@ -189,14 +189,20 @@ def test_a_stream_stopped_after_any_step_goes_on_to_the_bit_also_around_its_end(
         shutil.rmtree(cache / "checkpoints" / stage)
 
 
+def left_by_a_break(job, last: int) -> list:
+    """Run a job's loop up to step `last`; the losses."""
+    found = []
+    for report in run(job, say=quiet):
+        found.append(report.loss)
+        if report.step == last:
+            break
+    return found
+
+
 def test_the_same_cell_goes_on_with_its_stream(undisturbed):
     expected, weights, _ = undisturbed("base")
     job = start(changed("base", save=False), say=quiet)
-    found = interrupted(job, 5)
-    for report in run(job, say=quiet):  # and left once more, by a break
-        found.append(report.loss)
-        if report.step == 8:
-            break
+    found = interrupted(job, 5) + left_by_a_break(job, 8)
     assert found + losses(job) == expected
     assert all(map(torch.equal, weights_of(job), weights))
 
@@ -230,11 +236,7 @@ def test_the_same_cell_run_again_goes_on_behind_the_last_finished_step(parents, 
     whole = start(changed("sft", save=False), say=quiet)
     expected, weights = losses(whole), weights_of(whole)
     job = start(changed("sft", save=False), say=quiet)
-    found = interrupted(job, 5)
-    for report in run(job, say=quiet):  # and left once more, by a break
-        found.append(report.loss)
-        if report.step == 8:
-            break
+    found = interrupted(job, 5) + left_by_a_break(job, 8)
     assert found + losses(job) == expected
     assert all(map(torch.equal, weights_of(job), weights))
     lines = [json.loads(line) for line in (job.run_dir / "metrics.jsonl").read_text().splitlines()]
