@@ -15,7 +15,7 @@ The straight line. Each step is one value, made by one function, in one module:
 Beside the line: `settings.py` (one flat dataclass a job), `layout.py` (how a step is shared out over micro-batches),
 `compiled.py` (torch.compile at the call site), `ranks.py` (processes that train together), `launch.py` (starts them
 from a notebook), `full_run.py` (all stages), `runtime.py` (device, dtype, seeds), `flops.py` (useful arithmetic),
-`paths.py` (where files go), `jobs.py` (puts the steps together: tokenizer, base, mid, sft), `trackers.py` and `runs.py`
+`paths.py` (where files go), `jobs/` (puts the steps together: tokenizer, base, mid, sft), `trackers.py` and `runs.py`
 (what runs leave behind), `grades.py` (several tasks side by side), `convert/` (nanochat and transformers, in and out),
 `show/` (what notebooks draw), `course.py` (runs the notebooks), `cli.py` (`python -m nanolab ...`). Imports point from
 later steps to earlier ones, never back.

@@ -20,6 +20,7 @@ from nanolab.settings import (
     EvalConfig,
     ExportConfig,
     ImportConfig,
+    JobConfig,
     MidConfig,
     RunsConfig,
     SFTConfig,
@@ -94,7 +95,7 @@ def run_job(config: Config) -> int:
 
 
 def _work(config: Config, ranks: "Ranks"):
-    if not ranks.leads and not isinstance(config, BaseConfig | MidConfig | SFTConfig | EvalConfig):
+    if not ranks.leads and not isinstance(config, JobConfig | EvalConfig):
         return  # nothing that ranks could share
     if isinstance(config, ImportConfig | ExportConfig):
         from nanolab.convert import commands

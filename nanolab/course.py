@@ -28,7 +28,7 @@ from nanolab.checkpoint import find_checkpoint, read_meta
 from nanolab.grades import side_by_side
 from nanolab.jobs import Job, run, start, tokenizer_dir, train_tokenizer
 from nanolab.paths import CLONE, NO_CLONE, cache_dir, shown
-from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
+from nanolab.settings import BaseConfig, JobConfig, MidConfig, SFTConfig, TokenizerConfig
 from nanolab.tasks import sft_mixture
 from nanolab.tokenizer import FILE_NAME as TOKENIZER_FILE
 from nanolab.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ SHORT = {
 }
 
 
-def recipe(stage: str, data: str, model_tag: str = "d4", **changes: Any) -> BaseConfig | MidConfig | SFTConfig:
+def recipe(stage: str, data: str, model_tag: str = "d4", **changes: Any) -> JobConfig:
     """The course's settings of a stage, with changes.
 
     >>> recipe("mid", "toy", num_iterations=5).total_batch_size

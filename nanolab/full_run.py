@@ -34,7 +34,7 @@ from nanolab.paths import CLONE, cache_dir, shown
 from nanolab.render import render_conversation
 from nanolab.runs import read_run
 from nanolab.runtime import pick_device, pick_dtype
-from nanolab.settings import BaseConfig, EvalConfig, MidConfig, SFTConfig, check_settings, nearest
+from nanolab.settings import EvalConfig, JobConfig, check_settings, nearest
 from nanolab.show.live import clock_time
 from nanolab.tasks import load_text, mid_mixture, sft_mixture
 from nanolab.tasks.text import TextShards
@@ -173,7 +173,7 @@ class FullRun:
         place = self.names.index(stage)
         return self.names[place - 1] if place else PARENTS.get(stage)
 
-    def config(self, stage: str) -> BaseConfig | MidConfig | SFTConfig:
+    def config(self, stage: str) -> JobConfig:
         """A stage's settings; it goes on from its last checkpoint if there is one."""
         settings = {name: getattr(self, name) for name in (*OF_ALL, *(OF_SFT if stage == "sft" else OF_STREAMS))}
         of_base = {"depth": self.depth, "num_shards": self.num_shards}
@@ -184,7 +184,7 @@ class FullRun:
         return STAGES[stage](**settings, num_iterations=num_iterations, resume="latest")
 
 
-def pending(full: FullRun, stage: str, say: Say = print) -> BaseConfig | MidConfig | SFTConfig | None:
+def pending(full: FullRun, stage: str, say: Say = print) -> JobConfig | None:
     """The settings with which a stage is to be started now; None if it is done already, which is said.
 
     It goes on from its last checkpoint, but begins anew if the checkpoint that it came from has been made again since.

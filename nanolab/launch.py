@@ -44,7 +44,7 @@ from nanolab.jobs import OR_AGAIN, STAGE_OF, Say, checkpoint_to_resume
 from nanolab.paths import CLONE, cache_dir, shown
 from nanolab.ranks import LAUNCHED_BY, LostContact, is_gone, this_process
 from nanolab.runtime import pick_device
-from nanolab.settings import BaseConfig, MidConfig, SFTConfig, check_settings, describe_settings
+from nanolab.settings import BaseConfig, JobConfig, check_settings, describe_settings
 from nanolab.trackers import FINISHED, METRICS, RUNNING, STATUS, check_trackers, read_json
 
 FOLDER, LOG = "launch", "torchrun.log"
@@ -66,7 +66,7 @@ class LaunchFailed(RuntimeError):
 
 
 def launch(
-    config: BaseConfig | MidConfig | SFTConfig,
+    config: JobConfig,
     nproc: int = 2,
     nnodes: int = 1,
     node_rank: int = 0,
@@ -117,9 +117,10 @@ def _saying(say: Say, known: set[str]) -> Say:
     return lambda text: None if not text or text in known or A_STEP.match(text) else say(text)
 
 
-def options(config: BaseConfig | MidConfig | SFTConfig) -> list[str]:
+def options(config: JobConfig) -> list[str]:
     """A job's settings as options of the command line: the data, and what is not as it is by default.
 
+    >>> from nanolab.settings import SFTConfig
     >>> options(SFTConfig(data="toy", save=False, num_iterations=5))
     ['--data=toy', '--num_iterations=5', '--no-save']
     """
@@ -356,7 +357,7 @@ def _check_processes(config, nproc: int, nnodes: int, node_rank: int, rdzv_endpo
         raise ValueError(f"nproc={nproc}, and this machine has {torch.cuda.device_count()} GPUs: one for each process.")
 
 
-def _where(config: BaseConfig | MidConfig | SFTConfig) -> tuple[Path, int]:
+def _where(config: JobConfig) -> tuple[Path, int]:
     """The run's folder and its first step, as jobs.start will find them."""
     origin = checkpoint_to_resume(config, lambda _: None)
     if isinstance(config, BaseConfig):

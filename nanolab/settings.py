@@ -253,8 +253,8 @@ class RunsConfig:
     settings: bool = False  # also the settings in which the runs differ
 
 
-Config = TokenizerConfig | BaseConfig | MidConfig | SFTConfig | EvalConfig | ChatConfig | ImportConfig | ExportConfig
-Config |= RunsConfig
+JobConfig = BaseConfig | MidConfig | SFTConfig  # those that train a model
+Config = TokenizerConfig | JobConfig | EvalConfig | ChatConfig | ImportConfig | ExportConfig | RunsConfig
 
 
 # What a setting may be: at least 1; or -1 (its comment says what that means) or at least 1; or one of some words.

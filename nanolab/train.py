@@ -4,7 +4,7 @@
         print(report.line())
 
 The loop is a generator: it yields one report a step and does nothing between two of them, so a notebook can step, look,
-change something, and go on. It knows no files, no data sets and no settings; `jobs.py` puts those together.
+change something, and go on. It knows no files, no data sets and no settings; `jobs/` puts those together.
 
 One denominator a step: the gradient is that of (sum of the loss over supervised tokens) / (supervised tokens of the
 whole step), whatever the micro-batches and whatever the number of ranks: each takes its share of the step, and their

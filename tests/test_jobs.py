@@ -239,7 +239,7 @@ def test_a_job_says_how_much_memory_a_step_takes_and_afterwards_how_much_it_took
 
 def test_a_job_that_will_not_fit_warns_with_the_setting_and_a_number(monkeypatch):
     said = []
-    monkeypatch.setattr(jobs, "available_bytes", lambda device: 30 * 2**20)
+    monkeypatch.setattr(jobs.starting, "available_bytes", lambda device: 30 * 2**20)
     start(
         sft_config(batching="packed", max_data_tokens=300, target_examples_per_step=99, device_batch_tokens=4096),
         say=said.append,
@@ -249,7 +249,9 @@ def test_a_job_that_will_not_fit_warns_with_the_setting_and_a_number(monkeypatch
 
 
 def test_without_a_compiler_training_goes_on_and_says_why(monkeypatch):
-    monkeypatch.setattr(jobs, "compiler_problem", lambda device: "InvalidCxxCompiler: No working C++ compiler found")
+    monkeypatch.setattr(
+        jobs.stages, "compiler_problem", lambda device: "InvalidCxxCompiler: No working C++ compiler found"
+    )
     lines = []
     job = start(sft_config(compile="on"), say=lines.append)
     assert job.compiled is None and len(list(run(job, say=quiet))) == 3

@@ -87,9 +87,16 @@ def steps_in(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
 
 
-def family() -> list[psutil.Process]:
-    """All processes that come from this one."""
-    return psutil.Process().children(recursive=True)
+@pytest.fixture
+def family():
+    """A function that gives the processes that come from this one and were not there before the test: other tests of
+    this process may have left a helper of theirs."""
+
+    def children() -> set[psutil.Process]:
+        return set(psutil.Process().children(recursive=True))
+
+    before = children()
+    return lambda: sorted(children() - before, key=lambda process: process.create_time())
 
 
 def assert_ended(processes: list[psutil.Process], timeout: float = 0):
@@ -173,7 +180,7 @@ for line in launched:
 
 
 @pytest.mark.slow
-def test_a_stopped_training_is_saved_and_goes_on_until_its_notebook_is_killed_and_is_saved_again(folder):
+def test_a_stopped_training_is_saved_and_goes_on_until_its_notebook_is_killed_and_is_saved_again(folder, family):
     said, lines = [], []
     sentence = r'^Stopped after \d+ of 3,000 steps. Go on with resume="latest".$'
     with pytest.raises(Interrupted, match=sentence) as end:
@@ -215,7 +222,7 @@ def test_a_killed_rank_is_told_and_not_those_that_lost_it(worker):
     assert launched.exit_status == 1
 
 
-def test_a_loop_that_is_left_lets_the_ranks_save(worker):
+def test_a_loop_that_is_left_lets_the_ranks_save(worker, family):
     said = []
     launched = worker("polite", said.append, nproc=1)
     for line in launched:
@@ -250,7 +257,7 @@ def test_steps_repeated_after_a_restart_are_yielded_once_and_damaged_lines_never
     assert launched.exit_status == 0 and "--max-restarts 1" in said[0]
 
 
-def test_a_second_interrupt_kills_at_once(worker):
+def test_a_second_interrupt_kills_at_once(worker, family):
     said, steps = [], []
 
     def say(text: str):
@@ -270,7 +277,7 @@ def test_a_second_interrupt_kills_at_once(worker):
     assert launched.exit_status == 128 + signal.SIGKILL
 
 
-def test_a_torchrun_that_is_killed_leaves_no_ranks(worker, monkeypatch):
+def test_a_torchrun_that_is_killed_leaves_no_ranks(worker, monkeypatch, family):
     monkeypatch.setattr("nanolab.launch.PATIENCE", 1)
     with pytest.raises(LaunchFailed, match=r"^torchrun was killed \(SIGKILL\): out of memory\?$"):
         for line in worker("stubborn"):
@@ -281,7 +288,7 @@ def test_a_torchrun_that_is_killed_leaves_no_ranks(worker, monkeypatch):
     assert_ended(processes)
 
 
-def test_a_launch_that_nobody_looks_at_ends_with_its_object(worker):
+def test_a_launch_that_nobody_looks_at_ends_with_its_object(worker, family):
     launched = worker("machines", nproc=1)
     processes = family()
     del launched
@@ -322,7 +329,7 @@ def test_two_machines_are_started_with_the_command_that_was_said(worker, cache):
         ({"device_type": "tpu"}, {}, "device_type 'tpu' is not available"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_anything_starts(changes, how, words, folder):
+def test_settings_that_cannot_work_are_refused_before_anything_starts(changes, how, words, folder, family):
     with pytest.raises(ValueError, match=words):
         launch(SFTConfig(**{**SHORT, **changes}), say=quiet, **how)
     assert family() == [] and not (folder / "runs" / "sft_d2").exists()

@@ -96,7 +96,7 @@ def parents(trained, cache):
 def few_rows(monkeypatch):
     """A mixture of 22 conversations: five and a half steps of four."""
     mixture = TaskMixture([GSM8K(data="toy", stop=12), SimpleSpelling(10, data="toy")])
-    monkeypatch.setattr(jobs, "sft_mixture", lambda data: mixture)
+    monkeypatch.setattr(jobs.stages, "sft_mixture", lambda data: mixture)
 
 
 def changed(stage, **changes):
@@ -148,9 +148,9 @@ def few_documents(monkeypatch, cache):
     bad = {"messages": [{"role": "assistant", "content": "b"}]}
     rows = Rows([{**row, "where": f"row {k}"} for k, row in enumerate([*GSM8K(data="toy", stop=3), bad])])
     mixture = TaskMixture([rows, SimpleSpelling(6, data="toy")])
-    monkeypatch.setattr(jobs, "mid_mixture", lambda data: mixture)
-    monkeypatch.setattr(jobs, "load_text", lambda split, data, *_: Text(split, data, stop=2))
-    monkeypatch.setattr(jobs, "versions", lambda: {})  # asks git, which takes longer than these runs
+    monkeypatch.setattr(jobs.stages, "mid_mixture", lambda data: mixture)
+    monkeypatch.setattr(jobs.stages, "load_text", lambda split, data, *_: Text(split, data, stop=2))
+    monkeypatch.setattr(jobs.stages, "versions", lambda: {})  # asks git, which takes longer than these runs
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_a_whole_run_of_rows_that_teach_nothing_moves_nothing_and_says_so(parent
     only_users = [{"messages": [{"role": "user", "content": f"Hello {k}"}], "where": f"row {k}"} for k in range(9)]
     too_long = [{"messages": [{"role": "user", "content": "a " * 500}, {"role": "assistant", "content": "b"}]}] * 9
     for rows, left_out in ((only_users, 0), (too_long, 48)):
-        monkeypatch.setattr(jobs, "sft_mixture", lambda data, rows=rows: TaskMixture([Rows(rows)]))
+        monkeypatch.setattr(jobs.stages, "sft_mixture", lambda data, rows=rows: TaskMixture([Rows(rows)]))
         said = []
         job = start(changed("sft", max_data_tokens=100), say=quiet)
         before = weights_of(job)
@@ -280,7 +280,7 @@ def test_a_path_as_a_setting_is_kept_as_text(parents, few_rows):
 def test_other_rows_than_the_run_began_with_are_refused(parents, few_rows, monkeypatch):
     list(run(start(changed("sft", save_every=6), say=quiet), say=quiet))
     fewer = TaskMixture([GSM8K(data="toy", stop=11), SimpleSpelling(10, data="toy")])
-    monkeypatch.setattr(jobs, "sft_mixture", lambda data: fewer)
+    monkeypatch.setattr(jobs.stages, "sft_mixture", lambda data: fewer)
     with pytest.raises(ValueError, match="with other rows: it had {'0 GSM8K': 12, .* the data now has {'0 GSM8K': 11"):
         start(changed("sft", resume="latest"), say=quiet)
 
@@ -328,7 +328,7 @@ def test_an_error_in_a_row_saves_the_steps_before_it_and_names_it_also_from_a_wo
     mixture = TaskMixture([Rows([good] * 9 + [bad] + [good] * 10)])
     last = next(k for k in range(20) if len(mixture[k]["messages"]) == 1) // 4  # the step with the bad row
     assert last > 0
-    monkeypatch.setattr(jobs, "sft_mixture", lambda data: mixture)
+    monkeypatch.setattr(jobs.stages, "sft_mixture", lambda data: mixture)
     for num_workers in (0, 1):
         job = start(changed("sft", num_iterations=5, num_workers=num_workers), say=quiet)
         with pytest.raises(ValueError, match="^task row 9, turn 1: the role is 'assistant'") as raised:

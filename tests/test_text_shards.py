@@ -428,13 +428,14 @@ def test_an_error_about_a_file_is_the_same_behind_a_process():
 @pytest.fixture
 def base_on_the_hub(hub_here, monkeypatch):
     """A tokenizer of the hub's text, and settings of a small run that reads all three files."""
-    monkeypatch.setattr(jobs, "load_words", lambda split, data: [])
-    read = jobs.load_text
-    monkeypatch.setattr(
-        jobs,
-        "load_text",
-        lambda split, data, *how, **more: read(split, "toy" if split == "validation" else data, *how, **more),
-    )
+    monkeypatch.setattr(jobs.vocabulary, "load_words", lambda split, data: [])
+    read = jobs.stages.load_text
+
+    def train_of_the_hub(split, data, *how, **more):
+        return read(split, "toy" if split == "validation" else data, *how, **more)
+
+    monkeypatch.setattr(jobs.stages, "load_text", train_of_the_hub)
+    monkeypatch.setattr(jobs.vocabulary, "load_text", train_of_the_hub)
     train_tokenizer(TokenizerConfig(data="hub", vocab_size=300, max_chars=500), quiet)
     assert hub_here.asked == ["shard_00000.parquet"]  # and not what comes after it
     sizes = {"max_seq_len": 16, "device_batch_size": 2, "total_batch_size": 32, "eval_tokens": 128, "eval_every": -1}

@@ -20,6 +20,7 @@ from nanolab import jobs, settings, trackers
 from nanolab.cli import main
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import run, start
+from nanolab.paths import cache_dir
 from nanolab.settings import BaseConfig, SFTConfig, tracker_names
 from nanolab.trackers import About, Feeder, TrackioTracker, read_lines, reported
 
@@ -274,7 +275,7 @@ def test_a_run_that_goes_on_is_not_mistaken_for_another_of_its_name_in_trackio()
     reports = run(start(config(report_to="trackio", save_every=2), say=quiet), say=quiet)
     assert [next(reports).step for _ in range(3)] == [0, 1, 2]
     reports.close()
-    own = json.loads((jobs.cache_dir() / "runs" / "test" / "status.json").read_text())["trackers"]["trackio"]["id"]
+    own = json.loads((cache_dir() / "runs" / "test" / "status.json").read_text())["trackers"]["trackio"]["id"]
     TrackioTracker(About(Path("elsewhere/test"), "base", "d1", 3, "float32", {}), None).finish("finished")
     other = TrackioTracker(About(Path("elsewhere/test"), "base", "d1", 3, "float32", {}), None)
     other.log(0, {"loss": 99.0})
@@ -458,7 +459,7 @@ def test_the_settings_are_beside_the_metrics_when_the_first_step_is_reported():
 
 def test_a_run_that_fails_says_so_and_one_that_ends_says_when(monkeypatch):
     job = start(config(), say=quiet)
-    monkeypatch.setattr(jobs, "_next_report", lambda *_: 1 / 0)
+    monkeypatch.setattr(jobs.running, "_next_report", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(run(job, say=quiet))
     assert json.loads((job.run_dir / "status.json").read_text())["status"] == "failed"
