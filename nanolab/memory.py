@@ -17,6 +17,12 @@ A step holds different things at different moments, so its peak is the largest o
 Weights and optimizer states are there at all of them, gradients of all weights from the second micro-batch on. (At the
 end of backward, when the embedding's gradient is made, there is never more than at one of these.)
 
+Where ranks share the weights (sharded.py) each has its part of weights, gradients and states, and besides, from the
+beginning of forward to the end of backward, all of embedding and head, and of two blocks: one at work, the next on its
+way. And there is a fourth moment:
+
+    "end of backward"       gradients of all of embedding and head, and the copy of them that is sent to the other ranks
+
 C, H, V, B, T are as everywhere (n_embd, n_head, vocab_size, rows, slots a row); S = B * T slots, N supervised ones, K
 the channels of keys. Counted are training steps without torch.compile; compiled blocks keep less. Not counted: rows of
 data, evaluations, and the moment of saving. Measured with torch 2.13 on Linux; what MPS holds is
@@ -62,6 +68,7 @@ HEAP_TENSOR = 32 * MiB  # glibc: DEFAULT_MMAP_THRESHOLD_MAX of 64-bit systems
 HEAP_GAPS = 1 / 2
 
 END_OF_FORWARD, START_OF_BACKWARD, OPTIMIZER_STEP = "end of forward", "start of backward", "optimizer step"
+END_OF_BACKWARD = "end of backward"  # counted only where ranks share the weights
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux only
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # what a container may use
 # File names of limit and use, and the line of memory.stat that counts cached files, for both versions of cgroups.
@@ -177,7 +184,7 @@ def in_mib(size: float) -> str:
 
 
 def estimate_memory(
-    config: GPTConfig, loads: Sequence[Load], *, dtype: str = "float32", device_type: str = "cpu"
+    config: GPTConfig, loads: Sequence[Load], *, dtype: str = "float32", device_type: str = "cpu", shards: int = 1
 ) -> MemoryEstimate:
     """What a training step on these micro-batches, in their order, takes at its peak.
 
@@ -187,6 +194,7 @@ def estimate_memory(
     Args:
         loads: of a step's batches (`Load.of`), or the largest of a run (`RunSizes.loads`).
         dtype: of the matrix products, "float32" or "bfloat16"; weights are float32.
+        shards: how many ranks share the weights (`shard_weights`); the estimate is of one of them.
 
     Raises ValueError for no loads, or an unknown dtype.
 
@@ -200,16 +208,20 @@ def estimate_memory(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     how = _How(DTYPES[dtype].itemsize, device_type)
-    weights = weight_sizes(config)
-    always = {"weights": weights, "optimizer states": state_sizes(config)}
+    weights, head = parts_of(weight_sizes(config), shards), [FLOAT * config.vocab_size * config.n_embd]
+    always = {"weights": weights, "optimizer states": parts_of(state_sizes(config), shards)}
     always["batches"] = [2 * ID * load.slots for load in loads]
     gradients = {
         END_OF_FORWARD: [[], weights],  # before the first micro-batch's backward, and from the second on
-        START_OF_BACKWARD: [[FLOAT * config.vocab_size * config.n_embd], weights],  # the head's is there at once
+        START_OF_BACKWARD: [head, weights + (head if shards > 1 else [])],  # the head's is there at once
     }
-    found = {OPTIMIZER_STEP: [{**always, "gradients": weights, "Muon": muon_sizes(config, how)}]}
+    found = {OPTIMIZER_STEP: [{**always, "gradients": weights, "Muon": muon_sizes(config, how, shards)}]}
+    if shards > 1:
+        found[END_OF_BACKWARD] = [{**always, "gradients": weights, "gathered": 4 * head}]
     for number, load in enumerate(loads):
         kept = {**always, "activations": kept_sizes(config, load, how)}
+        if shards > 1:
+            kept["gathered"] = gathered_sizes(config)
         there = {name: choice[min(number, 1)] for name, choice in gradients.items()}
         forward = {**kept, "gradients": there[END_OF_FORWARD], "head": head_sizes(config, load, how)}
         backward = {**kept, "gradients": there[START_OF_BACKWARD], "backward": backward_sizes(config, load, how)}
@@ -217,7 +229,8 @@ def estimate_memory(
         found.setdefault(START_OF_BACKWARD, []).append(backward)
     moments = {
         name: max((_summed(sizes, device_type) for sizes in found[name]), key=lambda parts: sum(parts.values()))
-        for name in (END_OF_FORWARD, START_OF_BACKWARD, OPTIMIZER_STEP)
+        for name in (END_OF_FORWARD, START_OF_BACKWARD, END_OF_BACKWARD, OPTIMIZER_STEP)
+        if name in found
     }
     return MemoryEstimate(moments, naive_logits_bytes(config, loads))
 
@@ -286,6 +299,20 @@ def state_sizes(config: GPTConfig) -> list[int]:
     return [FLOAT * config.vocab_size * config.n_embd] * 4 + _matrix_sizes(config)
 
 
+def parts_of(sizes: Sequence[int], shards: int) -> list[int]:
+    """Bytes that the first of so many ranks has of tensors of these sizes; the last may have less.
+
+    >>> parts_of([100, 9], shards=2)
+    [50, 5]
+    """
+    return [-(-size // shards) for size in sizes]
+
+
+def gathered_sizes(config: GPTConfig) -> list[int]:
+    """Bytes of the weights that a rank of several shards gathers for a pass: embedding, head and two blocks."""
+    return weight_sizes(config)[:2] + 2 * _matrix_sizes(replace(config, n_layer=1))
+
+
 def kept_sizes(config: GPTConfig, load: Load, how: _How) -> list[int]:
     """Bytes of every tensor that embedding and blocks keep for backward; ids and head are counted elsewhere."""
     C, S = config.n_embd, load.slots
@@ -346,17 +373,21 @@ def backward_sizes(config: GPTConfig, load: Load, how: _How) -> list[int]:
     return max(mlp, shares, key=sum) if how.device_type == "mps" else mlp
 
 
-def muon_sizes(config: GPTConfig, how: _How) -> list[int]:
+def muon_sizes(config: GPTConfig, how: _How, shards: int = 1) -> list[int]:
     """Bytes of what `optim.Muon` holds while it moves the shape of matrices that takes most.
 
     Two copies in float32 (ahead, and stacked) and, in the products' dtype, the iteration's matrices, what becomes of
-    them, and their (K, m, m) products, m being the smaller side. AdamW works in place.
+    them, and their (K, m, m) products, m being the smaller side. AdamW works in place. Of several shards each does its
+    share of the matrices, and holds besides what it sends and what it gets.
     """
     groups = []
     for (m, n), count in matrix_shapes(config).items():
-        matrices, gram = count * m * n, count * min(m, n) ** 2
-        ahead = [FLOAT * m * n] * count
-        groups.append(ahead + [FLOAT * matrices, how.product * matrices, how.product * matrices, how.product * gram])
+        mine = -(-count // shards)
+        matrices, gram = mine * m * n, mine * min(m, n) ** 2
+        ahead = parts_of([FLOAT * m * n] * count, shards)
+        sent = [how.product * matrices] * 2 if shards > 1 else []
+        iteration = [how.product * matrices, how.product * matrices, how.product * gram]
+        groups.append(ahead + [FLOAT * matrices, *sent, *iteration])
     return max(groups, key=sum)
 
 
@@ -366,7 +397,13 @@ def fits(estimate: MemoryEstimate, available: int | None) -> bool:
 
 
 def memory_warning(
-    config: GPTConfig, sizes: RunSizes, available: int | None, *, dtype: str = "float32", device_type: str = "cpu"
+    config: GPTConfig,
+    sizes: RunSizes,
+    available: int | None,
+    *,
+    dtype: str = "float32",
+    device_type: str = "cpu",
+    shards: int = 1,
 ) -> str:
     """Empty if the run fits into `available` bytes, else what to make smaller and how much: the largest that fits.
 
@@ -374,12 +411,15 @@ def memory_warning(
     This run needs about 355 MiB at its peak, and 200 MiB are available. Set device_batch_tokens to 877 or less ...
     """
 
+    def estimated(sizes: RunSizes, config: GPTConfig = config) -> MemoryEstimate:
+        return estimate_memory(config, sizes.loads(), dtype=dtype, device_type=device_type, shards=shards)
+
     def fitting(sizes: RunSizes, config: GPTConfig = config) -> bool:
-        return fits(estimate_memory(config, sizes.loads(), dtype=dtype, device_type=device_type), available)
+        return fits(estimated(sizes, config), available)
 
     if fitting(sizes):
         return ""
-    needed = estimate_memory(config, sizes.loads(), dtype=dtype, device_type=device_type).total
+    needed = estimated(sizes).total
     problem = f"This run needs about {in_mib(needed)} MiB at its peak, and {in_mib(available)} MiB are available. "
     now = getattr(sizes, sizes.setting)
     if size := largest_that(lambda size: fitting(replace(sizes, **{sizes.setting: size})), now):

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from nanolab.gpt import GPT
+from nanolab.sharded import gathered, is_sharded, local, on_whole_matrices, part_of
 
 REFERENCE_WIDTH = 768  # nanochat tuned AdamW's learning rates at this n_embd
 ADAM_BETAS = (0.8, 0.95)
@@ -23,6 +24,7 @@ class Muon(torch.optim.Muon):
     torch's works one matrix at a time and always in bfloat16, which a processor without bfloat16 instructions
     multiplies a hundred times slower than float32 (see LOG.md). Settings and state are torch's (`momentum_buffer` of
     each weight), and so is the result: to the bit for bfloat16 matrices of their own shape, up to rounding otherwise.
+    Of sharded weights each rank keeps the momentum of its rows, and orthogonalizes its share of the whole matrices.
 
     Args:
         params, **settings: as of torch.optim.Muon, but for nesterov, eps and adjust_lr_fn, which are its defaults.
@@ -56,14 +58,17 @@ class Muon(torch.optim.Muon):
 
     def _move(self, shape: torch.Size, weights: list[torch.Tensor], group: dict):
         momentum, lr = group["momentum"], group["lr"]
-        averages = [self._momentum_buffer(weight) for weight in weights]
-        gradients = [weight.grad for weight in weights]
+        averages = [local(self._momentum_buffer(weight)) for weight in weights]
+        gradients = [local(weight.grad) for weight in weights]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)  # Nesterov: where the average will be
-        updates = orthogonalized(torch.stack(ahead), self.dtype, group["ns_coefficients"], group["ns_steps"])
+        how = {"dtype": self.dtype, "coefficients": group["ns_coefficients"], "steps": group["ns_steps"]}
+        matrices = torch.stack(ahead).to(self.dtype)  # of sharded weights, this rank's rows
+        updates = on_whole_matrices(partial(orthogonalized, **how), matrices, weights[0])
         taller = max(1, shape[0] / shape[1]) ** 0.5  # Keller Jordan's and nanochat's rule
-        torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(weights, list(updates.to(weights[0].dtype).unbind()), alpha=-lr * taller)
+        moved = [local(weight) for weight in weights]
+        torch._foreach_mul_(moved, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(moved, list(updates.to(moved[0].dtype).unbind()), alpha=-lr * taller)
 
     def _momentum_buffer(self, weight: torch.Tensor) -> torch.Tensor:
         state = self.state[weight]
@@ -191,13 +196,35 @@ def momentum_of(optimizers: list[torch.optim.Optimizer]) -> float:
 def states(optimizers: list[torch.optim.Optimizer]) -> list[dict]:
     """What a checkpoint keeps of the optimizers, the same for any number of ranks; all ranks must call it.
 
-    Rank 0 gets it whole. The others do too, except for the optimizers whose work is shared: these give {} there.
+    Rank 0 gets it whole. The others do too, except for the optimizers whose work or weights are shared: these give {}
+    there. States of sharded weights are gathered one after another, onto rank 0's processor.
     """
     found = []
     for optimizer in optimizers:
         if hasattr(optimizer, "consolidate_state_dict"):  # what _shared makes
             optimizer.consolidate_state_dict(to=0)
             found.append(optimizer.state_dict() if dist.get_rank() == 0 else {})
+        elif any(is_sharded(weight) for weight in optimizer.state):
+            found.append(_gathered_state(optimizer.state_dict(), keep=dist.get_rank() == 0))
         else:
             found.append(optimizer.state_dict())
     return found
+
+
+def _gathered_state(state: dict, keep: bool) -> dict:
+    of_weights = {number: gathered(values, keep, "cpu") for number, values in state["state"].items()}
+    return {**state, "state": of_weights} if keep else {}
+
+
+def load_states(optimizers: list[torch.optim.Optimizer], kept: list[dict]) -> None:
+    """Give optimizers what `states` had found, whatever the number of ranks then and now, sharded or not.
+
+    >>> load_states(optimizers, torch.load(path, weights_only=True)["optimizers"])        # doctest: +SKIP
+    """
+    for optimizer, state in zip(optimizers, kept, strict=True):
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        cut = {
+            number: {name: part_of(value, weights[number]) for name, value in values.items()}
+            for number, values in state["state"].items()
+        }
+        optimizer.load_state_dict({**state, "state": cut})

@@ -25,6 +25,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from nanolab.gpt import GPT
+from nanolab.sharded import shard
+
 CONTROL_TIMEOUT = timedelta(hours=2)  # a rank that waits for others to grade or to save is not lost
 MAX_DETAIL = 200  # letters of another library's message that are passed on
 LAUNCHED_BY = "NANOLAB_LAUNCHED_BY"  # environment variable: who has started the ranks, "<process>:<when it began>"
@@ -90,6 +93,15 @@ class Ranks:
         )
         replica.register_comm_hook(None, _summed)
         return replica
+
+    def shard(self, model: GPT, device: torch.device) -> None:
+        """Share the weights out among the ranks, in place, each rank's part on its device: see sharded.py.
+
+        Instead of `replica`: then forward and backward passes of the model itself are of all ranks at once.
+        """
+        from torch.distributed.device_mesh import init_device_mesh  # slow, and needed for this only
+
+        shard(model, init_device_mesh(device.type, (self.world_size,)))
 
 
 def _summed(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -94,6 +94,9 @@ class BaseConfig:
     compile: str = "auto"  # torch.compile: "on", "off"; auto = on for CUDA, where a run is long enough to earn it back
     deterministic: bool = False  # on CUDA: the same bits in every run, slower; a processor always does that
     share_muon: str = "auto"  # with several ranks: "on" = each does its part of Muon's work, "off"; auto = on for CUDA
+    shard_weights: bool = (
+        False  # with several ranks: each keeps a part of a model too large for one, and of Muon's work
+    )
     num_workers: int = -1  # processes that prepare steps ahead; 0 = none, -1 = 1 for CUDA and 0 elsewhere
     save: bool = True  # write a checkpoint at the end, and when interrupted
     save_every: int = -1  # steps between checkpoints on the way; -1 = none
@@ -131,6 +134,7 @@ class MidConfig:
     compile: str = "auto"
     deterministic: bool = False
     share_muon: str = "auto"
+    shard_weights: bool = False
     num_workers: int = -1
     save: bool = True
     save_every: int = -1
@@ -174,6 +178,7 @@ class SFTConfig:
     compile: str = "auto"
     deterministic: bool = False
     share_muon: str = "auto"
+    shard_weights: bool = False
     num_workers: int = -1
     save: bool = True
     save_every: int = -1
@@ -348,6 +353,11 @@ def _contradictions(config: Config) -> list[str]:
     if getattr(config, "overlong", "skip") != "skip" and config.max_data_tokens == -1:
         problems.append(
             f"overlong={config.overlong!r} needs a limit to be over: set max_data_tokens (tokens a conversation)."
+        )
+    if getattr(config, "shard_weights", False) and config.compile == "on":
+        problems.append(
+            'shard_weights and compile="on" do not go together: weights are gathered and let go inside a pass. '
+            'Set compile to "auto" or "off".'
         )
     if isinstance(config, ImportConfig) and bool(config.path) == bool(config.from_hub):
         problems.append("Say where the checkpoint is: either path (a folder) or from_hub (owner/name), and not both.")

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from nanolab.batch import Batch, Step, Totals
+from nanolab.batch import IGNORE_INDEX, Batch, Step, Totals
 from nanolab.optim import momentum_of, set_rates
 from nanolab.ranks import ALONE, Ranks
 from nanolab.runtime import autocast, synchronize
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig, TokenizerConfig
+from nanolab.sharded import is_sharded
 
 __all__ = ["BaseConfig", "MidConfig", "Report", "SFTConfig", "TokenizerConfig", "backward", "train"]
 
@@ -92,7 +93,8 @@ def train(
         forward: what is called for a loss instead of `model`, e.g. a `CompiledGPT` of it.
         should_stop: asked before every micro-batch; if so, the step is abandoned before any weight moves, and the
             training ends without a report of it. Of several ranks, one that is to stop stops all, in the same step.
-        ranks, replica: with several ranks, which one this is, and `forward` as `ranks.replica` wraps it.
+        ranks, replica: with several ranks, which one this is, and `forward` as `ranks.replica` wraps it; no replica if
+            the ranks share the model's weights (`ranks.shard`).
 
     Raises FloatingPointError, before any weight moves, when the loss or the gradient is not finite; it names the step
     and its conversations. An error that breaks off the moving of the weights itself has an attribute `half_moved`.
@@ -128,6 +130,7 @@ def train(
         grad_norm = None
         if loss is not None:
             norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+            norm = norm.full_tensor() if is_sharded(norm) else norm
             if not math.isfinite(norm.item()):
                 raise _not_finite(model, number, f"the gradient's norm is {norm.item()}", step)
             if grad_clip > 0:
@@ -200,7 +203,8 @@ def backward(
 
     Of several ranks each gives its own batches, `totals` of the whole step, and the `replica` of the model: its last
     micro-batch goes through that, which adds up the gradients of all. The gradient and the loss are those of the whole
-    step, on every rank, and Abandoned is raised on all or on none.
+    step, on every rank, and Abandoned is raised on all or on none. Without a replica the model's weights are shared:
+    each of its passes is of all ranks, so those with fewer micro-batches have empty ones at the end.
     """
     totals = totals or Step(batches).totals
     if totals.num_tokens == 0:
@@ -216,6 +220,8 @@ def backward(
     todo = [(batch, divisor) for batch, divisor in zip(batches, divisors, strict=True) if batch.num_tokens]
     if replica is not None and not todo:
         todo = [(batches[0], 1)]  # a gradient of zeros: the others wait for this rank's part of the sum
+    if replica is None and ranks.world_size > 1:
+        todo += [(_nothing(), 1)] * (max(ranks.gather(len(todo))) - len(todo))
     total = torch.zeros((), device=device)
     for number, (batch, divisor) in enumerate(todo, 1):
         last = number == len(todo)
@@ -229,7 +235,12 @@ def backward(
         loss = loss / divisor
         loss.backward()
         total += loss.detach()
-    return total.item() if replica is None else ranks.sum(total.item())
+    return ranks.sum(total.item())
+
+
+def _nothing() -> Batch:
+    """A micro-batch of one position without a target, whose gradient is zeros."""
+    return Batch(torch.zeros(1, 1, dtype=torch.long), torch.full((1, 1), IGNORE_INDEX), real_tokens=0)
 
 
 def _stops(asked: bool, last: bool, ranks: Ranks) -> bool:

@@ -6,12 +6,15 @@ torchrun --nproc-per-node 2 -m tests.ranks_worker all results.pt
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import torch
 
 from nanolab.jobs import Job, run, start
+from nanolab.optim import Muon
 from nanolab.ranks import ALONE, Ranks, joined, restarts
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
+from nanolab.sharded import gathered, part_of, whole
 
 COMMON = {"data": "toy", "device_type": "cpu", "dtype": "float32"}
 STREAM = {"max_seq_len": 32, "device_batch_size": 1, "total_batch_size": 192, "eval_tokens": 192, "num_iterations": 3}
@@ -33,7 +36,7 @@ JOBS = {
     "all skipped": SFTConfig(**{**SFT, **QUIET}, target_examples_per_step=2, max_data_tokens=3),
     "shared Muon": SFTConfig(**{**SFT, **QUIET}, target_examples_per_step=5, share_muon="on"),
     "two workers that load": SFTConfig(**{**SFT, **QUIET}, target_examples_per_step=5, num_workers=2),
-    "base": BaseConfig(**COMMON, **STREAM, depth=2, save=False),
+    "base": BaseConfig(**COMMON, **STREAM, depth=2, save=False, grad_clip=0.1),
     "mid": MidConfig(**COMMON, **STREAM, save=False),
 }
 SAVING = SFTConfig(
@@ -42,6 +45,17 @@ SAVING = SFTConfig(
     save_every=2,
     share_muon="on",
 )
+LOADED_BY_WORKERS = "two workers that load"  # which sharding has nothing to do with
+SHARDED = {name: replace(config, shard_weights=True) for name, config in JOBS.items() if name != LOADED_BY_WORKERS}
+MATRICES = [
+    (32, 32),
+    (5, 12),
+    (12, 5),
+    (32, 32),
+    (1, 24),
+    (5, 12),
+    (32, 32),
+]  # of several shapes; rows that do not share
 KILLED_AT = 3  # the step after which rank 1 dies, the first time
 
 
@@ -56,7 +70,7 @@ def result(job: Job, reports: list) -> dict:
         "num_tokens": [report.num_tokens for report in reports],
         "real_tokens": [report.real_tokens for report in reports],
         "metrics": [report.metrics for report in reports] + [job.metrics],
-        "weights": {name: weight.clone() for name, weight in job.model.state_dict().items()},
+        "weights": {name: weight.clone() for name, weight in whole(job.model).state_dict().items()},
         "left_out": job.left_out,
         "imbalance": [report.imbalance for report in reports],
     }
@@ -82,6 +96,35 @@ def killed_once(ranks: Ranks) -> dict:
     return {**result(job, reports), "steps": [report.step for report in reports], "restarts": restarts()}
 
 
+def moved_by_muon(ranks: Ranks, shared: bool, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Random matrices behind three steps of Muon, which has them whole, or on every rank a part of each."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (ranks.world_size,))
+    numbers = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(shape, generator=numbers)) for shape in MATRICES]
+    if shared:
+        weights = [torch.nn.Parameter(distribute_tensor(weight.detach(), mesh, [Shard(0)])) for weight in weights]
+    muon = Muon(weights, lr=0.1, momentum=0.9, weight_decay=0.1, dtype=dtype)
+    for _ in range(3):
+        for weight in weights:
+            weight.grad = part_of(torch.randn(weight.shape, generator=numbers), weight)
+        muon.step()
+    return list(gathered({str(k): weight.detach() for k, weight in enumerate(weights)}).values())
+
+
+def sharded(ranks: Ranks) -> dict:
+    """All jobs with shared weights; Muon on parts and on whole matrices; and checkpoints, that of one process resumed
+    and one for others to resume."""
+    results = {"jobs": {name: outcome(config, ranks) for name, config in SHARDED.items()}}
+    results["muon"] = [moved_by_muon(ranks, shared) for shared in (False, True)]
+    saving = replace(SAVING, shard_weights=True)
+    results["resumed"] = outcome(replace(saving, resume="latest", save=False, save_every=-1), ranks)
+    results["half"] = outcome(saving, ranks, most=3)
+    return results
+
+
 def main(what: str, path: str):
     """Do it, and let rank 0 write what came out."""
     torch.set_num_threads(1)
@@ -90,8 +133,10 @@ def main(what: str, path: str):
             results = {name: outcome(config, ranks) for name, config in JOBS.items()}
         elif what == "half":
             results = outcome(SAVING, ranks, most=3)
-        elif what == "resume":
-            results = outcome(SFTConfig(**{**vars(SAVING), "resume": "latest"}), ranks)
+        elif what in ("resume", "resume sharded"):
+            results = outcome(replace(SAVING, resume="latest", shard_weights=what != "resume"), ranks)
+        elif what == "sharded":
+            results = sharded(ranks)
         else:
             results = {"one": outcome, "killed": killed_once}[what](*([JOBS["packed"]] if what == "one" else []), ranks)
         if ranks.leads:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,7 @@ from nanolab.settings import SFTConfig, TokenizerConfig
 from nanolab.tasks import ARC
 from nanolab.train import backward
 from tests.conftest import random_model
-from tests.ranks_worker import JOBS, SAVING, outcome, quiet
+from tests.ranks_worker import JOBS, LOADED_BY_WORKERS, SAVING, outcome, quiet, result
 
 CLONE = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-5
@@ -153,6 +154,62 @@ def test_a_checkpoint_of_two_ranks_resumes_with_one_and_with_three(folder, undis
     for found in (with_one, on_ranks(three, 3, "resume")):
         assert found["losses"] == pytest.approx(undisturbed["losses"][2:], rel=TOLERANCE)
         assert_same_weights(found["weights"], undisturbed["weights"])
+
+
+@pytest.fixture(scope="module")
+def sharded(kept, undisturbed, tmp_path_factory):
+    """What two ranks make of the same jobs while they share the weights, and the folder in which they did."""
+    folder = tmp_path_factory.mktemp("sharded") / "cache"
+    shutil.copytree(kept[0], folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOLAB_CACHE", str(folder))
+        patch.delenv("NANOLAB_DATA", raising=False)
+        outcome(SAVING, most=3)  # one process leaves a checkpoint of two steps
+    return on_ranks(folder, 2, "sharded"), folder
+
+
+def assert_sharded_is_the_same(found: dict, alone: dict, undisturbed: dict):
+    for name, of_all in found["jobs"].items():
+        print(name)
+        assert_same(of_all, alone[name])
+    for whole, parts in zip(*found["muon"], strict=True):
+        assert torch.allclose(whole, parts, rtol=0, atol=TOLERANCE)
+    assert found["resumed"]["losses"] == pytest.approx(undisturbed["losses"][2:], rel=TOLERANCE)
+    assert_same_weights(found["resumed"]["weights"], undisturbed["weights"])
+
+
+@pytest.mark.slow
+def test_two_ranks_that_share_the_weights_give_the_losses_and_weights_of_one(kept, sharded, undisturbed):
+    assert set(kept[1]) - set(sharded[0]["jobs"]) == {LOADED_BY_WORKERS}
+    assert_sharded_is_the_same(sharded[0], kept[1], undisturbed)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_shared_weights_resumes_with_one_process(sharded, undisturbed, monkeypatch, tmp_path):
+    cache = tmp_path / "cache"
+    shutil.copytree(sharded[1], cache)
+    monkeypatch.setenv("NANOLAB_CACHE", str(cache))
+    monkeypatch.delenv("NANOLAB_DATA", raising=False)
+    said = []
+    config = replace(SAVING, resume="latest", shard_weights=True)
+    job = start(config, said.append)
+    found = result(job, list(run(job, quiet)))
+    assert any("nobody to share with" in line for line in said)
+    assert found["losses"] == pytest.approx(undisturbed["losses"][2:], rel=TOLERANCE)
+    assert_same_weights(found["weights"], undisturbed["weights"])
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_three_ranks_that_share_the_weights_go_on_from_two_and_do_all_that_two_do(kept, sharded, folder, undisturbed):
+    three = folder.with_name("resumed")
+    shutil.copytree(sharded[1], three)
+    found = on_ranks(three, 3, "resume sharded")
+    assert found["losses"] == pytest.approx(undisturbed["losses"][2:], rel=TOLERANCE)
+    assert_same_weights(found["weights"], undisturbed["weights"])
+    again = folder.with_name("again")
+    shutil.copytree(sharded[1], again)
+    assert_sharded_is_the_same(on_ranks(again, 3, "sharded"), kept[1], undisturbed)
 
 
 @pytest.mark.slow

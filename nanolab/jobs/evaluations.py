@@ -15,6 +15,7 @@ from nanolab.jobs.job import Evaluate, Guard, Here, Job, Say
 from nanolab.jobs.steps import step_dataset
 from nanolab.ranks import Ranks
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
+from nanolab.sharded import whole
 from nanolab.tasks import ARC, MMLU, sft_validation
 from nanolab.tokenizer import Tokenizer
 
@@ -42,9 +43,10 @@ def stream_evaluation(
         if not _due(step, config.eval_every, num_iterations):
             return {}
         batches = [batch for s in range(num_steps) for batch in stream[s].batches]
+        full = whole(model)
         return {
-            "val_loss": ratio(_together(here.ranks, guard, lambda: loss_sum(model, batches, here.dtype))),
-            "val_bpb": ratio(_together(here.ranks, guard, lambda: text_sum(model, batches, num_bytes, here.dtype))),
+            "val_loss": ratio(_together(here.ranks, guard, lambda: loss_sum(full, batches, here.dtype))),
+            "val_bpb": ratio(_together(here.ranks, guard, lambda: text_sum(full, batches, num_bytes, here.dtype))),
         }
 
     return evaluation
@@ -59,19 +61,20 @@ def sft_evaluation(model: GPT, tokenizer: Tokenizer, config: SFTConfig, num_iter
         "arc_easy_acc": ARC("ARC-Easy", "test", data=config.data),
     }
 
-    def grade(task) -> Evaluation:
+    def grade(full: GPT, task) -> Evaluation:
         options = {"dtype": here.dtype, "share": (here.ranks.rank, here.ranks.world_size)}
         most = config.eval_metrics_max_problems
-        return evaluate(model, tokenizer, task, most, config.device_batch_size * 2, **options)
+        return evaluate(full, tokenizer, task, most, config.device_batch_size * 2, **options)
 
     def evaluation(step: int, guard: Guard = nullcontext) -> dict[str, float]:
-        metrics = {}
-        if _due(step, config.eval_every, num_iterations):
+        loss_is_due = _due(step, config.eval_every, num_iterations)
+        grades_are_due = step > 0 and _due(step, config.eval_metrics_every, num_iterations)
+        metrics, full = {}, whole(model) if loss_is_due or grades_are_due else model
+        if loss_is_due:
             batches = validation[0].batches
-            metrics["val_loss"] = ratio(_together(here.ranks, guard, lambda: loss_sum(model, batches, here.dtype)))
-        if step > 0 and _due(step, config.eval_metrics_every, num_iterations):
-            for name, task in tasks.items():
-                metrics[name] = merged(_together(here.ranks, guard, partial(grade, task))).accuracy
+            metrics["val_loss"] = ratio(_together(here.ranks, guard, lambda: loss_sum(full, batches, here.dtype)))
+        for name, task in tasks.items() if grades_are_due else ():
+            metrics[name] = merged(_together(here.ranks, guard, partial(grade, full, task))).accuracy
         return metrics
 
     return evaluation
@@ -80,7 +83,7 @@ def sft_evaluation(model: GPT, tokenizer: Tokenizer, config: SFTConfig, num_iter
 def _together(ranks: Ranks, guard: Guard, work: Callable[[], Value]) -> list[Value]:
     """What every rank's own share of some work came to. Inside `guard` a signal raises Interrupted at once.
 
-    Not so where ranks wait for each other: all of them stop, or none.
+    Not so where ranks wait for each other: all of them stop, or none. So a sharded model is made whole before.
     """
     try:
         with guard():

@@ -45,7 +45,7 @@ class Job:
     memory: PeakMemory  # counts what steps hold, above what was held before the model was made
     peak: Peak  # of one device
     ranks: Ranks = ALONE
-    replica: DistributedDataParallel | None = None  # with several ranks, the model that adds up their gradients
+    replica: DistributedDataParallel | None = None  # adds up gradients of several ranks; None if they share the weights
     compiled: CompiledGPT | None = None  # what calls the model in training, if torch.compile is on
     shapes: tuple[tuple[int, int], ...] = ()  # (B, T) of the batches, to be compiled before the first step
     grad_clip: float = 0.0
@@ -63,6 +63,11 @@ class Job:
     first_step: int = 0  # the next to do: more than 0 if resumed, or if a run of this job was left
     place: tuple[int, int] | None = None  # of a stream: where `first_step` begins, see StreamDataset.start_at
     reached: tuple[int, int] | None = None  # `place` as it will be when the step that was taken last is done
+
+    @property
+    def shards(self) -> int:
+        """The number of ranks that share the weights; 1 where each has all of them."""
+        return self.ranks.world_size if self.replica is None else 1
 
     @property
     def run_dir(self) -> Path:

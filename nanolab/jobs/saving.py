@@ -10,15 +10,16 @@ import torch
 from nanolab.batch import StreamDataset
 from nanolab.checkpoint import META, find_checkpoint, load_training_state, read_meta, remove_older, save_checkpoint
 from nanolab.jobs.job import STAGE_OF, Job, Say
-from nanolab.optim import states
+from nanolab.optim import load_states, states
 from nanolab.paths import shown
 from nanolab.ranks import restarts
 from nanolab.settings import BaseConfig, JobConfig
+from nanolab.sharded import whole
 
 # Settings that may differ from those of the run that is resumed: they change no weight.
 FREE_WHEN_RESUMING = {"run", "resume", "save", "save_every", "keep_last", "num_workers", "eval_every", "eval_tokens"}
 FREE_WHEN_RESUMING |= {"eval_steps", "eval_metrics_every", "eval_metrics_max_problems", "model_tag", "step"}
-FREE_WHEN_RESUMING |= {"share_muon", "report_to"}
+FREE_WHEN_RESUMING |= {"share_muon", "shard_weights", "report_to"}
 
 
 def plain_settings(config: JobConfig) -> dict:
@@ -31,8 +32,9 @@ def save(job: Job, step: int, say: Say) -> None:
     meta = {"settings": plain_settings(job.config), "num_iterations": job.num_iterations, "dtype": job.dtype}
     meta |= {"metrics": job.metrics, "provenance": job.provenance, "stream": job.place}
     state = {"optimizers": states(job.optimizers), "random": torch.get_rng_state()}
+    model = whole(job.model, keep=job.ranks.leads, device="cpu")
     if job.ranks.leads:
-        job.saved = save_checkpoint(job.stage, job.model_tag, step, job.model, job.tokenizer, meta, state)
+        job.saved = save_checkpoint(job.stage, job.model_tag, step, model, job.tokenizer, meta, state)
         remove_older(job.stage, job.model_tag, job.config.keep_last)
     job.saved, job.saved_step = job.ranks.same(job.saved), step
     say(f"Saved the {job.stage} checkpoint {shown(job.saved)}")
@@ -106,8 +108,7 @@ def restore(job: Job, path: Path, say: Say) -> None:
         say("Note: other package versions or another commit than the run began with; both are kept in its metadata.")
         resumed.append({"step": meta["step"], "versions": job.provenance["versions"]})
     state = load_training_state(path)
-    for optimizer, kept in zip(job.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(kept)
+    load_states(job.optimizers, state["optimizers"])
     torch.set_rng_state(state["random"])
     job.first_step = job.saved_step = meta["step"]
     job.metrics = meta["metrics"]

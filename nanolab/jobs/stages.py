@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from nanolab.batch import TextIds
 from nanolab.checkpoint import load_checkpoint, load_folder
@@ -29,10 +30,10 @@ def start_base(config: BaseConfig, here: Here) -> Job:
     seed_everything(config.seed)
     if here.origin is None:
         tokenizer = Tokenizer.load(tokenizer_dir())
-        model = GPT(GPTConfig.from_depth(config.depth, tokenizer.vocab_size, config.max_seq_len)).to(here.device)
+        model = GPT(GPTConfig.from_depth(config.depth, tokenizer.vocab_size, config.max_seq_len))
     else:
-        model, tokenizer, _, _ = load_folder(here.origin, here.device)
-    replica = here.ranks.replica(model)
+        model, tokenizer, _, _ = load_folder(here.origin)
+    replica = _spread(model, config, here)
     make_stream = stream_maker(config, TextIds(tokenizer, encoding_threads()), here.ranks)
     num_iterations = config.num_iterations
     if num_iterations == -1:
@@ -66,7 +67,7 @@ def start_mid(config: MidConfig, here: Here) -> Job:
     mixture, validation = mid_mixture(data=config.data), mid_validation(data=config.data)
     memory = PeakMemory(here.device)
     model, tokenizer, meta = _load_parent(config, here)
-    replica = here.ranks.replica(model)
+    replica = _spread(model, config, here)
     make_stream = stream_maker(config, partial(conversation_ids, tokenizer), here.ranks)
     steps = make_stream(mixture)
     num_iterations = config.num_iterations
@@ -104,7 +105,7 @@ def start_sft(config: SFTConfig, here: Here) -> Job:
     mixture = sft_mixture(data=config.data)
     memory = PeakMemory(here.device)
     model, tokenizer, meta = _load_parent(config, here)
-    replica = here.ranks.replica(model)
+    replica = _spread(model, config, here)
     compiled = _compiled(config, model, here)
     steps = step_dataset(
         mixture, tokenizer, config.target_examples_per_step, config, here.ranks, static_shapes=compiled is not None
@@ -138,9 +139,29 @@ def start_sft(config: SFTConfig, here: Here) -> Job:
     )
 
 
+def _spread(model: GPT, config, here: Here) -> DistributedDataParallel | None:
+    """Bring the model to its device: this rank's part of it, or all and, with several ranks, the replica."""
+    if _shards(config, here):
+        here.ranks.shard(model, here.device)
+        here.say(f"Each of {here.ranks.world_size} ranks keeps its part of the weights, gradients and optimizer states")
+        return None
+    if config.shard_weights:
+        here.say("shard_weights: there is one process and nobody to share with, going on as usual")
+    model.to(here.device)
+    return here.ranks.replica(model)
+
+
+def _shards(config, here: Here) -> bool:
+    """Whether the ranks share the weights."""
+    return config.shard_weights and here.ranks.world_size > 1
+
+
 def _compiled(config, model: GPT, here: Here) -> CompiledGPT | None:
     """The compiled form of the model if the settings, the device and the machine's compiler say so; says why not."""
     if config.compile == "off":
+        return None
+    if _shards(config, here):
+        here.say("torch.compile: off (auto, it does not see weights that are gathered and let go inside a pass)")
         return None
     if config.compile == "auto" and model.device.type != "cuda":
         here.say(f"torch.compile: off (auto, on {model.device.type} warming up costs more than a short run gains)")
@@ -154,12 +175,12 @@ def _compiled(config, model: GPT, here: Here) -> CompiledGPT | None:
 
 
 def _load_parent(config: MidConfig | SFTConfig, here: Here) -> tuple[GPT, Tokenizer, dict]:
-    """The model to start from: the parent's, or, resuming, the one saved on the way (`here.origin`)."""
+    """The model to start from, on the processor: the parent's, or the one to go on with (`here.origin`)."""
     say = here.say
     if here.origin is not None:
         seed_everything(config.seed)
-        return load_folder(here.origin, here.device)[:3]
-    model, tokenizer, meta, path = load_checkpoint(config.source, config.model_tag, config.step, here.device)
+        return load_folder(here.origin)[:3]
+    model, tokenizer, meta, path = load_checkpoint(config.source, config.model_tag, config.step)
     made_of = meta.get("provenance", {}).get("data", "unknown data")
     if meta["step"] < (planned := meta.get("num_iterations", 0)):
         say(f"Note: {shown(path)} is of step {meta['step']:,} of {planned:,}; its run was not finished.")
@@ -174,9 +195,11 @@ def _say_steps(say: Say, rows: str, config: BaseConfig | MidConfig, num_iteratio
 
 def _optimizers(model: GPT, config, here: Here) -> list[torch.optim.Optimizer]:
     several, on_cuda = here.ranks.world_size > 1, model.device.type == "cuda"
-    share_muon = several and (config.share_muon == "on" or (config.share_muon == "auto" and on_cuda))
+    sharded = _shards(config, here)  # then Muon's work is shared with the weights
+    share_muon = several and not sharded and (config.share_muon == "on" or (config.share_muon == "auto" and on_cuda))
     if several:
-        here.say("Muon's work is shared by the ranks" if share_muon else "Every rank does all of Muon's work")
+        shared = share_muon or sharded
+        here.say("Muon's work is shared by the ranks" if shared else "Every rank does all of Muon's work")
     return make_optimizers(
         model,
         unembedding_lr=config.unembedding_lr,

@@ -61,7 +61,7 @@ def _estimate(job: Job, say: Say):
     loads, device = [Load.of(batch) for batch in job.steps[first].batches], job.model.device
     if not loads:
         return  # all of its conversations were left out
-    how = {"dtype": job.dtype, "device_type": device.type}
+    how = {"dtype": job.dtype, "device_type": device.type, "shards": job.shards}
     job.estimate, available = estimate_memory(job.model.config, loads, **how), available_bytes(device)
     if available is not None:
         available += max(0, held_bytes(device) - job.memory.before)  # the model is there already, and was counted
