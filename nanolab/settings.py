@@ -356,8 +356,8 @@ def _contradictions(config: Config) -> list[str]:
         )
     if getattr(config, "shard_weights", False) and config.compile == "on":
         problems.append(
-            'shard_weights and compile="on" do not go together: weights are gathered and let go inside a pass. '
-            'Set compile to "auto" or "off".'
+            'shard_weights and compile="on" do not go together: compiled blocks were not tried with weights that ranks '
+            'gather for each pass. Set compile to "auto" or "off".'
         )
     if isinstance(config, ImportConfig) and bool(config.path) == bool(config.from_hub):
         problems.append("Say where the checkpoint is: either path (a folder) or from_hub (owner/name), and not both.")

@@ -6,10 +6,13 @@ torchrun --nproc-per-node 2 -m tests.ranks_worker all results.pt
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 
+from nanolab.interrupt import Interrupted
 from nanolab.jobs import Job, run, start
 from nanolab.optim import Muon
 from nanolab.ranks import ALONE, Ranks, joined, restarts
@@ -114,11 +117,30 @@ def moved_by_muon(ranks: Ranks, shared: bool, dtype: torch.dtype = torch.float32
     return list(gathered({str(k): weight.detach() for k, weight in enumerate(weights)}).values())
 
 
+def stopped_in_evaluation(ranks: Ranks) -> dict:
+    """Rank 1 is stopped in its share of an evaluation: what came of it here, and what all measure afterwards."""
+
+    @contextmanager
+    def guard() -> Iterator[None]:
+        yield
+        if ranks.rank == 1:
+            raise Interrupted("Stopped.", signal.SIGTERM)
+
+    said = []
+    job = start(SHARDED["packed"], said.append, ranks)
+    try:
+        stopped = job.evaluate(0, guard)
+    except Interrupted as error:
+        stopped = int(error.signal_number)
+    return {"stopped": ranks.gather(stopped), "measured": job.evaluate(0), "said": said}
+
+
 def sharded(ranks: Ranks) -> dict:
     """All jobs with shared weights; Muon on parts and on whole matrices; and checkpoints, that of one process resumed
     and one for others to resume."""
     results = {"jobs": {name: outcome(config, ranks) for name, config in SHARDED.items()}}
     results["muon"] = [moved_by_muon(ranks, shared) for shared in (False, True)]
+    results["stopped in an evaluation"] = stopped_in_evaluation(ranks)
     saving = replace(SAVING, shard_weights=True)
     results["resumed"] = outcome(replace(saving, resume="latest", save=False, save_every=-1), ranks)
     results["half"] = outcome(saving, ranks, most=3)

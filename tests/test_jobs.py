@@ -162,12 +162,15 @@ def test_settings_that_cannot_work_are_refused_before_any_work():
         ("num_iterations", "10", "num_iterations must be a whole number, got '10'"),
         ("matrix_lr", float("nan"), "matrix_lr must be 0 or more, got nan"),
         ("save", "no", "save must be True or False, got 'no'"),
+        ("shard_weights", "on", "shard_weights must be True or False, got 'on'"),
         ("save_every", 5, "save_every=5 and save=False contradict each other"),
         ("overlong", "truncate", "overlong='truncate' needs a limit to be over: set max_data_tokens"),
         ("max_data_tokens", 1, "max_data_tokens=1 leaves nothing to predict"),
     ):
         with pytest.raises(ValueError, match=message):
             start(sft_config(**{setting: value}), say=quiet)
+    with pytest.raises(ValueError, match='shard_weights and compile="on" do not go together'):
+        start(sft_config(shard_weights=True, compile="on"), say=quiet)
     with pytest.raises(ValueError, match="too small for a single step"):
         start(sft_config(num_iterations=-1, target_examples_per_step=1_000_000), say=quiet)
 

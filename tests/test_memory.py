@@ -19,6 +19,7 @@ from nanolab.batch import IGNORE_INDEX, Batch, lay_out
 from nanolab.gpt import GPT, LOGIT_SOFTCAP, GPTConfig
 from nanolab.loss import plain_cross_entropy
 from nanolab.memory import (
+    END_OF_BACKWARD,
     END_OF_FORWARD,
     OPTIMIZER_STEP,
     START_OF_BACKWARD,
@@ -147,6 +148,27 @@ def test_gradients_of_all_weights_are_there_from_the_second_micro_batch_on():
     one, two = (estimate_memory(replace(D4, vocab_size=65_536), [Load(1, 2048, 512)] * k) for k in (1, 2))
     assert one.parts["gradients"] == 0
     assert two.parts["gradients"] == two.parts["weights"] == 4 * (2 * 65_536 * 256 + 12 * 4 * 256**2)
+
+
+def test_a_rank_that_shares_the_weights_holds_its_part_and_what_it_gathers():
+    config, loads = replace(D4, vocab_size=65_536), [Load(1, 512, 256)] * 2
+    alone, of_four = (estimate_memory(config, loads, device_type="cuda", shards=shards).moments for shards in (1, 4))
+    embedding, block = 65_536 * 256 * 4, 12 * 256**2 * 4  # bytes; the head is as large as the embedding
+    for moment, parts in alone.items():
+        for name in ("weights", "optimizer states"):
+            assert of_four[moment][name] == parts[name] // 4
+    for moment in (END_OF_FORWARD, START_OF_BACKWARD):
+        assert of_four[moment]["activations"] == alone[moment]["activations"]
+        assert of_four[moment]["gathered"] == 2 * embedding + 2 * block
+    assert of_four[START_OF_BACKWARD]["gradients"] == alone[START_OF_BACKWARD]["gradients"] // 4 + embedding
+    assert of_four[END_OF_BACKWARD]["gathered"] == 4 * embedding
+    assert set(of_four) - set(alone) == {END_OF_BACKWARD}
+
+
+def test_a_warning_counts_with_the_ranks_that_share_the_weights():
+    sizes, d20 = RunSizes("packed", 300), GPTConfig.from_depth(20, 65_536)
+    assert "A model of depth" in memory_warning(d20, sizes, 6144 * MiB, device_type="cuda")
+    assert memory_warning(d20, sizes, 6144 * MiB, device_type="cuda", shards=8) == ""
 
 
 def test_the_states_are_those_that_the_optimizers_make():

@@ -6,6 +6,7 @@ Slow: each torchrun imports torch in every process, on however few cores there a
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -174,6 +175,11 @@ def assert_sharded_is_the_same(found: dict, alone: dict, undisturbed: dict):
         assert_same(of_all, alone[name])
     for whole, parts in zip(*found["muon"], strict=True):
         assert torch.allclose(whole, parts, rtol=0, atol=TOLERANCE)
+    after = found["stopped in an evaluation"]
+    assert set(after["stopped"]) == {signal.SIGTERM}  # rank 1 was stopped, and the others with it
+    assert after["measured"]["val_loss"] == pytest.approx(alone["packed"]["metrics"][0]["val_loss"], rel=TOLERANCE)
+    for said in ("keeps its part of the weights", "Muon's work is shared", "torch.compile: off"):
+        assert sum(said in line for line in after["said"]) == 1
     assert found["resumed"]["losses"] == pytest.approx(undisturbed["losses"][2:], rel=TOLERANCE)
     assert_same_weights(found["resumed"]["weights"], undisturbed["weights"])
 

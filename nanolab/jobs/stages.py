@@ -161,7 +161,7 @@ def _compiled(config, model: GPT, here: Here) -> CompiledGPT | None:
     if config.compile == "off":
         return None
     if _shards(config, here):
-        here.say("torch.compile: off (auto, it does not see weights that are gathered and let go inside a pass)")
+        here.say("torch.compile: off (auto, it was not tried with weights that ranks gather for each pass)")
         return None
     if config.compile == "auto" and model.device.type != "cuda":
         here.say(f"torch.compile: off (auto, on {model.device.type} warming up costs more than a short run gains)")
