@@ -23,6 +23,8 @@ way. And there is a fourth moment:
 
     "end of backward"       gradients of all of embedding and head, and the copy of them that is sent to the other ranks
 
+(On a processor the heap's gaps can then be as large as all the rest: see HEAP_TENSOR, and benchmarks/RESULTS.md.)
+
 C, H, V, B, T are as everywhere (n_embd, n_head, vocab_size, rows, slots a row); S = B * T slots, N supervised ones, K
 the channels of keys. Counted are training steps without torch.compile; compiled blocks keep less. Not counted: rows of
 data, evaluations, and the moment of saving. Measured with torch 2.13 on Linux; what MPS holds is

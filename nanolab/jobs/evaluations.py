@@ -69,7 +69,8 @@ def sft_evaluation(model: GPT, tokenizer: Tokenizer, config: SFTConfig, num_iter
     def evaluation(step: int, guard: Guard = nullcontext) -> dict[str, float]:
         loss_is_due = _due(step, config.eval_every, num_iterations)
         grades_are_due = step > 0 and _due(step, config.eval_metrics_every, num_iterations)
-        metrics, full = {}, whole(model) if loss_is_due or grades_are_due else model
+        metrics = {}
+        full = whole(model) if loss_is_due or grades_are_due else model
         if loss_is_due:
             batches = validation[0].batches
             metrics["val_loss"] = ratio(_together(here.ranks, guard, lambda: loss_sum(full, batches, here.dtype)))
