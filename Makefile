@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env run test test-ranks lab notebooks site bench lint clean
+.PHONY: env run test lab notebooks site bench lint clean
 .DEFAULT_GOAL := env
 
 env: .venv/installed
@@ -19,10 +19,7 @@ run: env  # the main job: tokenizer, base, mid, SFT and evaluation on built-in r
 	$(BIN)/python -m nanolab.course run
 
 test: env  # two tests at a time, each on one thread; a file's tests stay together
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ranks"
-
-test-ranks: env  # several processes, notebooks that start them: what else there is to it than 'make test' tries
-	$(BIN)/python -m pytest -m ranks
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: env  # trusted, so that JupyterLab shows the coloured views at once and not only after a run
 	$(BIN)/jupyter trust notebooks/*.ipynb

@@ -180,7 +180,6 @@ def test_a_stage_is_graded_once():
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_processes_share_a_grading():
     tokenizer_there()
     full, said = FullRun(**{**TINY, "max_problems": 3}, max_tokens=4), []
@@ -192,7 +191,6 @@ def test_processes_share_a_grading():
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_a_grading_that_fails_says_why():
     with pytest.raises(RuntimeError, match="No base checkpoint"):
         eval_in_processes(EvalConfig(source="base", model_tag="tiny", task_name="GSM8K", device_type="cpu"), 2)

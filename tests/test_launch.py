@@ -37,8 +37,6 @@ from nanolab.settings import PATHS, BaseConfig, MidConfig, SFTConfig, TokenizerC
 from nanolab.show import LiveCurve
 from nanolab.train import Report
 
-pytestmark = pytest.mark.ranks
-
 CLONE = Path(__file__).resolve().parent.parent
 COMMON = {"data": "toy", "device_type": "cpu", "dtype": "float32", "source": "base", "init_lr_frac": 0.5}
 COMMON |= {"eval_steps": 2, "eval_metrics_max_problems": 3, "device_batch_tokens": 300, "target_examples_per_step": 4}

@@ -97,7 +97,7 @@ def assert_same_weights(found: dict, alone: dict):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.ranks)])
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_several_ranks_give_the_losses_and_weights_of_one(kept, folder, world_size):
     found = on_ranks(folder, world_size, "all")
     for name, alone in kept[1].items():
@@ -116,7 +116,6 @@ def test_the_jobs_of_that_test_have_steps_with_and_without_anything_to_learn(kep
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_two_machines_are_one(kept, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -142,7 +141,6 @@ def undisturbed(kept):
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_a_checkpoint_of_two_ranks_resumes_with_one_and_with_three(folder, undisturbed, monkeypatch, tmp_path):
     half = on_ranks(folder, 2, "half")
     assert half["losses"] == pytest.approx(undisturbed["losses"][:3], rel=TOLERANCE)
@@ -156,7 +154,6 @@ def test_a_checkpoint_of_two_ranks_resumes_with_one_and_with_three(folder, undis
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_a_killed_rank_is_started_again_and_the_end_is_the_same(folder, undisturbed):
     found = on_ranks(folder, 2, "killed", "--max-restarts", "1")
     assert found["restarts"] == 1
@@ -169,7 +166,6 @@ def test_a_killed_rank_is_started_again_and_the_end_is_the_same(folder, undistur
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_an_error_of_one_rank_ends_all_and_is_told(folder):
     ranks = ("--standalone", "--nproc-per-node", "2")
     job = ("-m", "nanolab", "sft", "--source", "base", "--data", "/nowhere", "--device_type", "cpu")
@@ -181,7 +177,6 @@ def test_an_error_of_one_rank_ends_all_and_is_told(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_two_ranks_grade_what_one_grades_and_keep_it_once(folder):
     kept = {}
     for ranks in ((), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")):
@@ -211,7 +206,6 @@ time.sleep(float(sys.argv[1]))
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_a_rank_whose_torchrun_is_gone_does_not_wait_for_the_others(folder):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound and not listening: who connects is refused, and tries again
