@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env run test lab notebooks site bench lint clean
+.PHONY: env run test lab notebooks site bench bench-cuda lint clean
 .DEFAULT_GOAL := env
 
 env: .venv/installed
@@ -38,6 +38,17 @@ bench: env  # the short form of the main ones, on built-in rows; benchmarks/RESU
 	$(BIN)/python benchmarks/memory.py --budgets 2048
 	$(BIN)/python benchmarks/rendering.py
 	$(BIN)/python benchmarks/generation.py --vocab_sizes 1024 --rounds 1
+
+# On one CUDA card, reckoned for 80 GB: a d20 on rows of DATA with the tokenizer of TOK. Without them on built-in rows.
+DATA ?= toy
+TOK ?=
+bench-cuda: env  # an SFT step: ours, compiled and not, against the seed's loop and TRL from the same weights
+	for task in mixture gsm8k; do \
+		CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python benchmarks/sft_step.py --device_type cuda \
+			--data "$(DATA)" --tokenizer "$(TOK)" --task $$task --depth 20 --vocab_size 65536 --steps 4 --rounds 3 \
+			--device_batch_tokens 16384 --ways seed seed_bf16 packed_bf16 packed_compiled_bf16 \
+			--trl --trl_settings group_by_length padding_free flash liger || exit 1; \
+	done
 
 lint: env
 	$(BIN)/ruff check .
