@@ -10,7 +10,7 @@ import sys
 import torch
 
 from nanolab.jobs import Job, run, start
-from nanolab.ranks import ALONE, Ranks, joined, restarts
+from nanolab.ranks import ALONE, Ranks, joined
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
 
 COMMON = {"data": "toy", "device_type": "cpu", "dtype": "float32"}
@@ -77,9 +77,9 @@ def killed_once(ranks: Ranks) -> dict:
     job, reports = start(SAVING, quiet, ranks), []
     for report in run(job, quiet):
         reports.append(report)
-        if report.step == KILLED_AT and ranks.rank == 1 and restarts() == 0:
+        if report.step == KILLED_AT and ranks.rank == 1 and ranks.earlier.starts == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-    return {**result(job, reports), "steps": [report.step for report in reports], "restarts": restarts()}
+    return {**result(job, reports), "steps": [report.step for report in reports], "restarts": ranks.earlier.starts}
 
 
 def main(what: str, path: str):

@@ -20,6 +20,7 @@ from nanolab.batch import StepDataset, StreamDataset
 from nanolab.checkpoint import find_checkpoint, load_folder
 from nanolab.course import recipe
 from nanolab.jobs import encoding_threads, run, start, train_tokenizer
+from nanolab.launch import options
 from nanolab.layout import imbalance, share_out
 from nanolab.ranks import ALONE, joined
 from nanolab.settings import SFTConfig, TokenizerConfig
@@ -128,6 +129,47 @@ def test_two_machines_are_one(kept, folder):
     written = sorted(folder.glob("machine_*.pt"))
     assert len(written) == 1  # by rank 0, wherever it was
     assert_same(torch.load(written[0], weights_only=True), kept[1]["packed"])
+
+
+def lines_of(folder: Path) -> list[dict]:
+    """What there is of the run's metrics; a line may be half written."""
+    path = folder / "runs" / "joining" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+
+def wait_until(condition, processes: list[subprocess.Popen], timeout: float = 120):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_machine_that_joins_takes_its_share_from_the_next_step_on(folder, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # torch 2.13 leaves newcomers alone otherwise
+    changes = {"num_iterations": 1_000, "save_every": -1, "resume": "latest", "run": "joining"}
+    config = SFTConfig(**{**vars(SAVING), **changes})
+    where = ("--nnodes", "1:2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-conf", "last_call_timeout=1")
+    where += ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1", "-m", "--", "nanolab", "sft")
+    machines = [torchrun(folder, *where, *options(config))]
+    wait_until(lambda: len(lines_of(folder)) > 1, machines)
+    machines.append(torchrun(folder, *where, *options(config)))
+    wait_until(lambda: any(line["imbalance"] > 1 for line in lines_of(folder)), machines)  # one rank alone has 1
+    for machine in machines:
+        machine.terminate()
+    said = [machine.communicate(timeout=60)[0] for machine in machines]
+    assert sum("2 processes train together" in text for text in said) == 1
+
+    lines = lines_of(folder)
+    assert [line["step"] for line in lines] == list(range(len(lines)))
+    joined_at = next(line["step"] for line in lines if line["imbalance"] > 1)
+    assert joined_at > 1 and f"Resuming after step {joined_at}" in "".join(said)
+    monkeypatch.setenv("NANOLAB_CACHE", str(folder))
+    alone = outcome(SFTConfig(**{**vars(config), "save": False, "resume": ""}), most=joined_at + 1)
+    assert [line["loss"] for line in lines[: joined_at + 1]] == about(alone["losses"])
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def start(config: JobConfig, say: Say = print, ranks: Ranks = ALONE) -> Job:
         raise TypeError(f"Expected BaseConfig, MidConfig or SFTConfig, got {type(config).__name__}.")
     check_settings(config)
     check_trackers(config.report_to)
-    origin = ranks.same(checkpoint_to_resume(after_restart(config, say), say) if ranks.leads else None)
+    origin = ranks.same(checkpoint_to_resume(after_restart(config, ranks, say), say) if ranks.leads else None)
     job = STARTERS[type(config)](config, _here(config, say, ranks, origin))
     job.ranks = ranks
     if origin is not None:
