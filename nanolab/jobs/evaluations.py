@@ -53,7 +53,8 @@ def stream_evaluation(
 def sft_evaluation(model: GPT, tokenizer: Tokenizer, config: SFTConfig, num_iterations: int, here: Here) -> Evaluate:
     """step -> {"val_loss", "mmlu_acc", "arc_easy_acc"}, each when it is due."""
     num_examples = config.eval_steps * config.device_batch_size
-    validation = step_dataset(sft_validation(data=config.data), tokenizer, num_examples, config, here.ranks)
+    rows, static_shapes = sft_validation(data=config.data), here.keeps_graphs
+    validation = step_dataset(rows, tokenizer, num_examples, config, here.ranks, static_shapes)
     tasks = {
         "mmlu_acc": MMLU("all", "test", data=config.data),
         "arc_easy_acc": ARC("ARC-Easy", "test", data=config.data),

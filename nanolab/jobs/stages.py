@@ -106,8 +106,9 @@ def start_sft(config: SFTConfig, here: Here) -> Job:
     model, tokenizer, meta = _load_parent(config, here)
     replica = here.ranks.replica(model)
     compiled = _compiled(config, model, here)
+    static_shapes = compiled is not None or here.keeps_graphs
     steps = step_dataset(
-        mixture, tokenizer, config.target_examples_per_step, config, here.ranks, static_shapes=compiled is not None
+        mixture, tokenizer, config.target_examples_per_step, config, here.ranks, static_shapes=static_shapes
     )
     num_iterations = config.num_iterations
     if num_iterations == -1:
