@@ -5,7 +5,7 @@ The straight line. Each step is one value, made by one function, in one module:
     1  a row becomes a conversation            task[i]                                  tasks/
     2  text becomes ids                        tokenizer.encode(text)                   tokenizer.py
     3  a conversation becomes ids and mask     render_conversation(conversation, ...)   render.py
-    4  conversations become batches            lay_out(rows), sft_data_generator(...)   batch.py
+    4  conversations become batches            lay_out(rows), sft_data_generator(...)   batch.py, stream.py
     5  inputs become hidden states, logits     GPT                                      gpt.py, attention.py
     6  targets become a loss                   supervised_cross_entropy(...)            loss.py
     7  a loss becomes better weights           train(...)                               train.py, optim.py

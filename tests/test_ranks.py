@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from nanolab.batch import StepDataset, StreamDataset
+from nanolab.batch import StepDataset
 from nanolab.checkpoint import find_checkpoint, load_folder
 from nanolab.course import recipe
 from nanolab.jobs import encoding_threads, run, start, train_tokenizer
@@ -24,6 +24,7 @@ from nanolab.launch import options
 from nanolab.layout import imbalance, share_out
 from nanolab.ranks import ALONE, joined
 from nanolab.settings import SFTConfig, TokenizerConfig
+from nanolab.stream import StreamDataset
 from nanolab.tasks import ARC
 from nanolab.train import backward
 from tests.conftest import random_model

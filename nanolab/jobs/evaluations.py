@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import torch
 
-from nanolab.batch import StreamDataset
 from nanolab.evaluate import Evaluation, evaluate, loss_sum, merged, ratio, text_sum
 from nanolab.gpt import GPT
 from nanolab.interrupt import Interrupted
@@ -15,6 +14,7 @@ from nanolab.jobs.job import Evaluate, Guard, Here, Job, Say
 from nanolab.jobs.steps import step_dataset
 from nanolab.ranks import Ranks
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
+from nanolab.stream import StreamDataset
 from nanolab.tasks import ARC, MMLU, sft_validation
 from nanolab.tokenizer import Tokenizer
 

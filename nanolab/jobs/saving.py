@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from nanolab.batch import StreamDataset
 from nanolab.checkpoint import META, find_checkpoint, load_training_state, read_meta, remove_older, save_checkpoint
 from nanolab.jobs.job import STAGE_OF, Job, Say
 from nanolab.optim import states
 from nanolab.paths import shown
 from nanolab.ranks import Ranks
 from nanolab.settings import BaseConfig, JobConfig
+from nanolab.stream import StreamDataset
 
 # Settings that may differ from those of the run that is resumed: they change no weight.
 FREE_WHEN_RESUMING = {"run", "resume", "save", "save_every", "keep_last", "num_workers", "eval_every", "eval_tokens"}

@@ -4,7 +4,6 @@ from functools import partial
 
 import torch
 
-from nanolab.batch import TextIds
 from nanolab.checkpoint import load_checkpoint, load_folder
 from nanolab.compiled import CompiledGPT, compiler_problem
 from nanolab.gpt import GPT, GPTConfig
@@ -17,6 +16,7 @@ from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers,
 from nanolab.paths import shown
 from nanolab.runtime import seed_everything, versions
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
+from nanolab.stream import TextIds
 from nanolab.tasks import load_text, mid_mixture, mid_validation, sft_mixture
 from nanolab.tokenizer import Tokenizer
 
