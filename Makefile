@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env run test test-ranks lab notebooks site bench lint clean
+.PHONY: env run test lab notebooks site bench bench-cuda lint clean
 .DEFAULT_GOAL := env
 
 env: .venv/installed
@@ -19,10 +19,7 @@ run: env  # the main job: tokenizer, base, mid, SFT and evaluation on built-in r
 	$(BIN)/python -m nanolab.course run
 
 test: env  # two tests at a time, each on one thread; a file's tests stay together
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ranks"
-
-test-ranks: env  # several processes, notebooks that start them: what else there is to it than 'make test' tries
-	$(BIN)/python -m pytest -m ranks
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: env  # trusted, so that JupyterLab shows the coloured views at once and not only after a run
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -41,6 +38,17 @@ bench: env  # the short form of the main ones, on built-in rows; benchmarks/RESU
 	$(BIN)/python benchmarks/memory.py --budgets 2048
 	$(BIN)/python benchmarks/rendering.py
 	$(BIN)/python benchmarks/generation.py --vocab_sizes 1024 --rounds 1
+
+# On one CUDA card, reckoned for 80 GB: a d20 on rows of DATA with the tokenizer of TOK. Without them on built-in rows.
+DATA ?= toy
+TOK ?=
+bench-cuda: env  # an SFT step: ours, compiled and not, against the seed's loop and TRL from the same weights
+	for task in mixture gsm8k; do \
+		CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python benchmarks/sft_step.py --device_type cuda \
+			--data "$(DATA)" --tokenizer "$(TOK)" --task $$task --depth 20 --vocab_size 65536 --steps 4 --rounds 3 \
+			--device_batch_tokens 16384 --ways seed seed_bf16 packed_bf16 packed_compiled_bf16 \
+			--trl --trl_settings group_by_length padding_free flash liger || exit 1; \
+	done
 
 lint: env
 	$(BIN)/ruff check .

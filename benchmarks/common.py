@@ -13,12 +13,21 @@ from nanolab.memory import MiB, peak_bytes, reset_peak
 from nanolab.memory import held_bytes as resident_bytes
 from nanolab.optim import make_optimizers
 from nanolab.render import conversation_segments
-from nanolab.runtime import autocast
+from nanolab.runtime import autocast, pick_device, synchronize
 from nanolab.tokenizer import Tokenizer
 
 __all__ = ["MiB", "peak_bytes", "reset_peak", "resident_bytes"]  # passed on from nanolab.memory; and all of this file
 TOKENIZER_SIZE = 8_192  # for realistic lengths of rows; training one of 65,536 would take longer than the benchmark
-PRODUCT_SIZE = 2_048  # side of the square products that measure the machine's matrix rate
+PRODUCT_SIZE = {"cpu": 2_048, "cuda": 8_192}  # side of the square products that measure the device's matrix rate
+CPU = torch.device("cpu")
+
+
+def bench_device(device_type: str) -> torch.device:
+    """The device of --device_type, "" being CUDA where there is one; exits with a sentence if it is not there."""
+    try:
+        return pick_device(device_type or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
 def train_small_tokenizer(mixture) -> Tokenizer:
@@ -42,7 +51,7 @@ def load_tokenizer(folder: str, mixture, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def make_model(depth: int, vocab_size: int, seed: int = 0) -> GPT:
+def make_model(depth: int, vocab_size: int, seed: int = 0, device: torch.device = CPU) -> GPT:
     """A fresh model whose head and c_proj are not the zeros that training starts with: zeros may be fast or slow."""
     torch.manual_seed(seed)
     model = GPT(GPTConfig.from_depth(depth, vocab_size))
@@ -50,7 +59,7 @@ def make_model(depth: int, vocab_size: int, seed: int = 0) -> GPT:
         for name, weight in model.named_parameters():
             if name == "lm_head.weight" or name.endswith("c_proj.weight"):
                 weight.normal_(std=0.02)
-    return model
+    return model.to(device)
 
 
 def sft_optimizers(model: GPT, dtype: str = "float32") -> list[torch.optim.Optimizer]:
@@ -58,14 +67,15 @@ def sft_optimizers(model: GPT, dtype: str = "float32") -> list[torch.optim.Optim
     return make_optimizers(model, 0.004, 0.2, 0.02, init_lr_frac=0.02, dtype=dtype)
 
 
-def seed_backward(model: GPT, batches: Sequence[Batch], dtype: str = "float32"):
+def seed_backward(model: GPT, batches: Sequence[Batch], dtype: str = "float32", device: torch.device | None = None):
     """The seed's gradient in plain lines: logits of every position in float32, the mean of micro-batch means.
 
     Source: karpathy/nanochat, scripts/chat_sft.py and nanochat/gpt.py (November 2025).
     """
+    device = device or model.device
     for batch in batches:
-        batch = batch.to(model.device)
-        with autocast(model.device, dtype):
+        batch = batch.to(device)
+        with autocast(device, dtype):
             logits = model(batch.inputs)  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX)
         (loss / len(batches)).backward()
@@ -78,10 +88,12 @@ def move_weights(model: GPT, optimizers: Sequence[torch.optim.Optimizer]):
     model.zero_grad(set_to_none=True)
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+def seconds_of(work: Callable[[], object], device: torch.device = CPU) -> float:
+    """Seconds that a call takes, until the device has done all of it."""
+    synchronize(device)
     began = time.perf_counter()
     work()
+    synchronize(device)
     return time.perf_counter() - began
 
 

@@ -1,6 +1,7 @@
 """torch.compile on the SFT mixture: how long the warm-up takes, what compiles after it, and whether it wins.
 
     python benchmarks/compile.py [--data toy] [--tokenizer DIR] [--steps 200] [--depth 2] [--free_steps 1]
+                                 [--device_type cpu]
 
 Packed rows in static shapes: the longest conversation of the mixture is found first, so all shapes are known, and
 compiled before the first step. Then --steps steps of 32 conversations (forward, backward, optimizers); every --every-th
@@ -21,14 +22,23 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from common import load_tokenizer, make_model, move_weights, print_table, seconds_of, sft_optimizers, times_as_fast
+from common import (
+    bench_device,
+    load_tokenizer,
+    make_model,
+    move_weights,
+    print_table,
+    seconds_of,
+    sft_optimizers,
+    times_as_fast,
+)
 from trl_peer import TASKS
 
 from nanolab.batch import Step, StepDataset
 from nanolab.compiled import CompiledGPT, compiler_problem
 from nanolab.gpt import GPT
 from nanolab.layout import possible_shapes
-from nanolab.runtime import describe_machine, pick_device
+from nanolab.runtime import describe_machine
 from nanolab.train import backward
 
 EXAMPLES_PER_STEP = 32
@@ -37,14 +47,15 @@ SEED_ROWS = 4  # rows of the seed's micro-batches
 
 def main():
     args = arguments()
-    device = pick_device("cpu")
+    device = bench_device(args.device_type)
     if problem := compiler_problem(device):
         raise SystemExit(f"torch.compile does not work here: {problem}")
     mixture = TASKS[args.task](args.data)
     tokenizer = load_tokenizer(args.tokenizer, mixture, args.vocab_size)
     steps = partial(StepDataset, mixture, tokenizer, EXAMPLES_PER_STEP, SEED_ROWS)
     packed = partial(steps, batching="packed", device_batch_tokens=args.device_batch_tokens)
-    model = make_model(args.depth, tokenizer.vocab_size if args.vocab_size == -1 else args.vocab_size)
+    vocab_size = tokenizer.vocab_size if args.vocab_size == -1 else args.vocab_size
+    model = make_model(args.depth, vocab_size, device=device)
     print(f"{describe_machine(device)}; d{args.depth}, vocabulary {model.config.vocab_size:,}, float32")
     print(f"{args.task} rows of {args.data}, {EXAMPLES_PER_STEP} a step, {args.steps} steps")
     static(model, packed(static_shapes=True), packed(), args)
@@ -63,6 +74,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=10, help="steps from one that is also done eagerly to the next")
     parser.add_argument("--free_steps", type=int, default=1, choices=range(8), help="with free widths; 0 = none")
     parser.add_argument("--device_batch_tokens", type=int, default=2_048)
+    parser.add_argument("--device_type", choices=("", "cpu", "cuda"), default="cpu", help='"": CUDA if there is one')
     return parser.parse_args()
 
 
@@ -90,7 +102,7 @@ def take_step(forward: Callable, model: GPT, optimizers: Sequence[torch.optim.Op
         backward(forward, step.batches, device=model.device)
         move_weights(model, optimizers)
 
-    return seconds_of(work)
+    return seconds_of(work, model.device)
 
 
 def report(compiled: CompiledGPT, seconds: list[float], pairs: list[tuple[float, float]], seen: Counter):

@@ -17,9 +17,9 @@ import time
 
 from common import print_table, times_as_fast
 
-from nanolab.batch import StreamDataset, TextIds
 from nanolab.flops import useful_operations
 from nanolab.gpt import GPTConfig
+from nanolab.stream import StreamDataset, TextIds
 from nanolab.tasks import load_text
 from nanolab.tokenizer import Tokenizer
 

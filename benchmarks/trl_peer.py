@@ -2,12 +2,13 @@
 
     pip install -e ".[bench]"
     python benchmarks/trl_peer.py [--data toy] [--tokenizer FOLDER] [--task gsm8k] [--steps 2] [--settings one_row ...]
+                                  [--device_type cpu]
 
 `trl_rate` trains transformers' NanoChatForCausalLM, the same model, on rows that nanolab rendered, so that the same
 tokens are supervised. AdamW for all weights, no saving, no evaluation, no logging. A caller runs several of `SETTINGS`
 and reports the best one.
 
-What was read in TRL 1.16 and decides these figures on a CPU:
+What was read in TRL 1.16 and decides these figures, measured on a CPU only:
 
 loss        the head is fused with the loss and works in tiles, on every device. But only where Triton runs (CUDA, XPU)
             does it select the supervised positions first; elsewhere it projects every position, padding too
@@ -16,23 +17,32 @@ loss        the head is fused with the loss and works in tiles, on every device.
             costs a second forward pass: not tried.
 isolation   padding-free and packed rows restart their positions, from which transformers makes a boolean mask of
             (slots, slots) for scaled_dot_product_attention. So documents are isolated without FlashAttention too, but
-            attention is computed, and masked, between all of them.
+            attention is computed, and masked, between all of them. "flash" is the same by FlashAttention, which skips
+            what is masked.
 lengths     `group_by_length` sorts within 50 steps at most. Of fewer than 8 steps' rows it sorts each step's, as here.
-precision   TRL's own default is bfloat16. Here it is float32, and bfloat16 only where the processor multiplies it.
+precision   TRL's own default is bfloat16, and so it is here on CUDA, whatever the setting. On a CPU it is float32, and
+            bfloat16 only where the processor multiplies it. TF32 stays off, also where torch_compile would turn it on
+            for the whole process.
+cards       TRL refuses a process that sees several: CUDA_VISIBLE_DEVICES=0 shows it one.
 """
 
 import argparse
+import gc
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+import torch
+from common import CPU, bench_device
+
 from nanolab.batch import Row
 from nanolab.gpt import GPTConfig
+from nanolab.memory import PeakMemory
 from nanolab.render import conversation_segments, render_conversation
-from nanolab.runtime import bfloat16_instructions, describe_machine, pick_device
+from nanolab.runtime import bfloat16_instructions, describe_machine, synchronize
 from nanolab.tasks import GSM8K, sft_mixture
 from nanolab.tokenizer import Tokenizer
 
@@ -48,7 +58,8 @@ class Setting:
     what: str
     options: dict = field(default_factory=dict)
     device_batch_size: int | None = None
-    needs: str = ""  # what a machine must have: "bfloat16", "triton" or nothing
+    needs: str = ""  # what a machine must have: "bfloat16", a package (and then CUDA too), or nothing
+    attention: str = ""  # transformers' attn_implementation; its own choice if empty
 
     @property
     def packs(self) -> bool:
@@ -59,6 +70,10 @@ class Setting:
     def shuffles(self) -> bool:
         """Whether TRL mixes the conversations of the warm-up among the timed ones."""
         return "train_sampling_strategy" in self.options
+
+    def dtype_on(self, device: torch.device) -> str:
+        """The products' dtype."""
+        return "bfloat16" if device.type == "cuda" or self.needs == "bfloat16" else "float32"
 
 
 KEEP = {"gradient_checkpointing": False}  # activations are kept: at these sizes there is memory, and it is faster
@@ -74,7 +89,17 @@ SETTINGS = {
     "packing": Setting("best-fit rows, isolated by a mask", {**KEEP, "packing": True}, device_batch_size=1),
     "compile": Setting("as group_by_length, torch_compile", {**GROUPED, "torch_compile": True}),
     "bf16": Setting("as group_by_length, bfloat16 products", {**GROUPED, "bf16": True}, needs="bfloat16"),
-    "liger": Setting("as group_by_length, Liger's kernels", {**GROUPED, "use_liger_kernel": True}, needs="triton"),
+    "liger": Setting(
+        "as group_by_length, Liger's kernels if it has any for this model",
+        {**GROUPED, "use_liger_kernel": True},
+        needs="liger_kernel",
+    ),
+    "flash": Setting(
+        "as padding_free, isolated by FlashAttention",
+        {**KEEP, "padding_free": True},
+        needs="flash_attn",
+        attention="flash_attention_2",
+    ),
 }
 
 
@@ -86,16 +111,21 @@ def trl_rate(
     steps: int,
     device_batch_size: int = 4,
     examples_per_step: int = 32,
+    device: torch.device = CPU,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, float]:
-    """Train `steps` + 1 optimizer steps with TRL on the CPU and give the rates of all but the first.
+    """Train `steps` + 1 optimizer steps with TRL and give the rates of all but the first.
 
     Args:
         rows: (ids, mask) of (steps + 1) * examples_per_step conversations. setting: a name in SETTINGS.
-        device_batch_size: rows a micro-batch, unless the setting has its own.
+        device_batch_size: rows a micro-batch, unless the setting has its own. device: CPU or CUDA.
+        weights: to begin with, under the names of transformers; None: random ones.
 
     Returns: "seconds_per_step" (collating included); of all timed steps "conversations", "slots", "real" and
     "supervised" tokens, counted in the batches that were trained; "supervised_per_second". The timed rows are all but
     the first examples_per_step, except where TRL shuffles (group_by_length): there as many, drawn from all.
+    "first_loss": of the first step, nats a supervised token. "peak": the most bytes that model, optimizer and all
+    steps held at a time, above what was held before (on CUDA of tensors, else of the process).
 
     Raises ModuleNotFoundError without TRL, ValueError for an unknown or impossible setting or a wrong number of rows,
     RuntimeError if TRL supervised other tokens than the rows say.
@@ -103,16 +133,21 @@ def trl_rate(
     >>> trl_rate(rows, tokenizer, GPTConfig(), "one_row", steps=2)["supervised_per_second"]    # doctest: +SKIP
     117.3
     """
-    check(rows, setting, steps, device_batch_size, examples_per_step)
+    check(rows, setting, steps, device_batch_size, examples_per_step, device)
     chosen = SETTINGS[setting]
     size = chosen.device_batch_size or device_batch_size
     warm_up = as_dataset(rows[:examples_per_step], chosen.packs)
     timed = as_dataset(rows[examples_per_step:], chosen.packs)
     accumulation = math.ceil(len(timed) / steps / size)
     data = in_turn(warm_up, timed, accumulation * size)
+    gc.collect()  # an earlier trainer, which holds itself, and its weights, in a circle
+    memory = PeakMemory(device)
     with tempfile.TemporaryDirectory() as folder:
-        config = trl_config(chosen.options, folder, size, accumulation)
-        trainer, batches, ends = make_trainer(data, config, tokenizer, model_config, longest(rows))
+        config = trl_config(chosen.options, folder, size, accumulation, device)
+        model = nanochat_model(model_config, longest(rows), tokenizer.special("assistant_end"), weights)
+        if chosen.attention:
+            model.set_attn_implementation(chosen.attention)
+        trainer, batches, losses, ends = make_trainer(data, config, tokenizer, model, device)
         trainer.train()
     counted = batches[accumulation:]
     if chosen.shuffles:
@@ -121,14 +156,20 @@ def trl_rate(
         check_supervised(counted, rows[examples_per_step:])
     totals = {key: sum(batch[key] for batch in counted) for key in counted[0]}
     seconds = ends[-1] - ends[0]  # from the end of the first step, so that collating is in it
-    return {"seconds_per_step": seconds / steps, **totals, "supervised_per_second": totals["supervised"] / seconds}
+    return {
+        "seconds_per_step": seconds / steps,
+        **totals,
+        "supervised_per_second": totals["supervised"] / seconds,
+        "first_loss": float(sum(losses[:accumulation])),  # each is its share of the step's: a sum over all its tokens
+        "peak": memory.peak_bytes(),
+    }
 
 
-def check(rows, setting, steps, device_batch_size, examples_per_step):
+def check(rows, setting, steps, device_batch_size, examples_per_step, device):
     need_trl()
     if setting not in SETTINGS:
         raise ValueError(f"Unknown setting {setting!r}. There are: {', '.join(SETTINGS)}.")
-    if missing := not_here(SETTINGS[setting]):
+    if missing := not_here(SETTINGS[setting], device):
         raise ValueError(f"Setting {setting!r} is impossible here: {missing}.")
     if steps < 1 or len(rows) != (steps + 1) * examples_per_step:
         raise ValueError(
@@ -145,12 +186,13 @@ def need_trl():
         raise ModuleNotFoundError('TRL is not installed. It is an extra, for Python >= 3.11: pip install -e ".[bench]"')
 
 
-def not_here(setting: Setting) -> str:
+def not_here(setting: Setting, device: torch.device = CPU) -> str:
     """Why a setting cannot run on this machine, or ""."""
-    if setting.needs == "bfloat16" and not bfloat16_instructions():
-        return "this processor has neither AVX512-BF16 nor AMX"
-    if setting.needs == "triton":
-        return "Liger's kernels are Triton's, which has no CPU backend"
+    on_cuda = device.type == "cuda"
+    if setting.needs == "bfloat16":
+        return "" if on_cuda or bfloat16_instructions() else "this processor has neither AVX512-BF16 nor AMX"
+    if setting.needs and not (on_cuda and find_spec(setting.needs)):
+        return f"it needs CUDA and the package {setting.needs}"
     return ""
 
 
@@ -175,13 +217,12 @@ def in_turn(warm_up, timed, first: int):
     return concatenate_datasets([warm_up.select([i % len(warm_up) for i in range(first)]), timed])
 
 
-def trl_config(options: dict, folder: str, device_batch_size: int, accumulation: int):
+def trl_config(options: dict, folder: str, device_batch_size: int, accumulation: int, device: torch.device):
     """TRL's settings: ours for all runs, and on top of them the options of one."""
     from trl import SFTConfig
 
     common = {
-        "use_cpu": True,
-        "bf16": False,
+        **of_device(device),
         "optim": "adamw_torch_fused",
         "max_length": None,  # nothing is cut
         "train_sampling_strategy": "sequential",
@@ -200,18 +241,29 @@ def trl_config(options: dict, folder: str, device_batch_size: int, accumulation:
     )
 
 
-def make_trainer(data, config, tokenizer: Tokenizer, model_config: GPTConfig, width: int):
-    """The trainer, the list that it fills with the counts of each batch, and the list of the times of its step ends."""
+def of_device(device: torch.device) -> dict[str, bool]:
+    """The options that say where TRL trains, and in which precision.
+
+    >>> of_device(torch.device("cpu"))
+    {'use_cpu': True, 'bf16': False}
+    """
+    if device.type == "cpu":
+        return {"use_cpu": True, "bf16": False}
+    return {"use_cpu": False, "bf16": True, "tf32": False}  # False: no setting may change what float32 is for the rest
+
+
+def make_trainer(data, config, tokenizer: Tokenizer, model, device: torch.device):
+    """The trainer, and the lists that it fills: counts of each batch, loss of each batch, times of its step ends."""
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTTrainer
 
-    batches, ends = [], []
+    batches, losses, ends = [], [], []
 
     class Clock(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
+            synchronize(device)
             ends.append(time.perf_counter())
 
-    model = nanochat_model(model_config, width, tokenizer.special("assistant_end"))
     trainer = SFTTrainer(
         model, config, train_dataset=data, processing_class=pad_only_tokenizer(tokenizer), callbacks=[Clock()]
     )
@@ -223,15 +275,21 @@ def make_trainer(data, config, tokenizer: Tokenizer, model_config: GPTConfig, wi
         batches.append(count(batch))
         return batch
 
-    trainer.data_collator = counting
-    return trainer, batches, ends
+    train_batch = trainer.training_step
+
+    def keeping(*args, **kwargs):
+        losses.append(train_batch(*args, **kwargs))
+        return losses[-1]
+
+    trainer.data_collator, trainer.training_step = counting, keeping
+    return trainer, batches, losses, ends
 
 
-def nanochat_model(config: GPTConfig, width: int, end_id: int):
-    """transformers' nanochat of the same shape, random weights, for rows of up to `width` tokens."""
+def nanochat_model(config: GPTConfig, width: int, end_id: int, weights: Mapping[str, torch.Tensor] | None = None):
+    """transformers' nanochat of the same shape for rows of up to `width` tokens; random weights if none are given."""
     from transformers import NanoChatConfig, NanoChatForCausalLM
 
-    return NanoChatForCausalLM(
+    model = NanoChatForCausalLM(
         NanoChatConfig(
             vocab_size=config.vocab_size,
             hidden_size=config.n_embd,
@@ -246,6 +304,9 @@ def nanochat_model(config: GPTConfig, width: int, end_id: int):
             tie_word_embeddings=False,
         )
     )
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
 
 
 def pad_only_tokenizer(tokenizer: Tokenizer):
@@ -295,9 +356,11 @@ def main():
     parser.add_argument("--device_batch_size", type=int, default=4)
     parser.add_argument("--examples_per_step", type=int, default=32)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--device_type", choices=("", "cpu", "cuda"), default="cpu", help='"": CUDA if there is one')
     args = parser.parse_args()
 
     need_trl()
+    device = bench_device(args.device_type)
     mixture = TASKS[args.task](args.data)
     conversations = [mixture[i] for i in range((args.steps + 1) * args.examples_per_step)]
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else train_on(conversations, args.vocab_size)
@@ -307,13 +370,13 @@ def main():
         )
     rows = [render_conversation(conversation, tokenizer) for conversation in conversations]
     model_config = GPTConfig.from_depth(args.depth, args.vocab_size)
-    report_head(args)
+    report_head(args, device)
     for name in args.settings:
-        if missing := not_here(SETTINGS[name]):
+        if missing := not_here(SETTINGS[name], device):
             print(f"| {name} | not run: {missing} |  |  |  |  |", flush=True)
             continue
         sizes = (args.steps, args.device_batch_size, args.examples_per_step)
-        report(name, trl_rate(rows, tokenizer, model_config, name, *sizes))
+        report(name, trl_rate(rows, tokenizer, model_config, name, *sizes, device=device))
 
 
 def train_on(conversations: list[dict], vocab_size: int) -> Tokenizer:
@@ -321,12 +384,12 @@ def train_on(conversations: list[dict], vocab_size: int) -> Tokenizer:
     return Tokenizer.train(texts, vocab_size)
 
 
-def report_head(args):
+def report_head(args, device: torch.device):
     from datasets import disable_progress_bars
     from trl import __version__
 
     disable_progress_bars()
-    print(f"TRL {__version__}, {describe_machine(pick_device('cpu'))}; d{args.depth}, vocabulary {args.vocab_size:,}")
+    print(f"TRL {__version__}, {describe_machine(device)}; d{args.depth}, vocabulary {args.vocab_size:,}")
     print(
         f"{args.task} rows of {args.data}, {args.examples_per_step} a step, {args.steps} steps after one to warm up\n"
     )

@@ -108,9 +108,9 @@ def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, border
         q: (1, H, T, D). k, v: (1, H or fewer, T, D). borders: (documents + 1,) slots where documents begin and end, the
             first 0 and the last T; empty documents are allowed.
 
-    Returns (1, H, T, D). Three ways, one result: on CUDA in half precision `torch.nn.attention.varlen` reads the table
-    of borders on the device; elsewhere one `scaled_dot_product_attention` a document, which was measured faster than
-    one with a (T, T) mask (benchmarks/attention.py); and that loop as one opaque operator while torch.compile looks.
+    Returns (1, H, T, D). Four ways, one result: on CUDA in half precision `torch.nn.attention.varlen` reads the table
+    of borders on the device; on MPS one `scaled_dot_product_attention` with a (T, T) mask; elsewhere one a document,
+    which was measured faster (benchmarks/attention.py); and that loop as one opaque operator while torch.compile looks.
     Raises ValueError for more than one row.
 
     >>> x = torch.randn(1, 2, 5, 8)
@@ -122,6 +122,8 @@ def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, border
         raise ValueError(f"Documents with borders stand in one flat row (1, T), got {q.size(0)} rows.")
     if q.device.type == "cuda" and q.dtype in HALF_PRECISION:
         return _varlen(q, k, v, borders)
+    if q.device.type == "mps":
+        return _masked(q, k, v, borders)
     if torch.compiler.is_compiling():
         group = q.size(1) // k.size(1)
         return torch.ops.nanolab.document_attention(
@@ -149,6 +151,14 @@ def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Te
     flat = (part[0].transpose(0, 1) for part in (q, k, v))  # (T, H, D)
     grouped = {"enable_gqa": True} if k.size(1) != q.size(1) else {}
     return varlen_attn(*flat, borders, borders, T, T, **VARLEN_CAUSAL, **grouped).transpose(0, 1)[None]
+
+
+def _masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
+    """All documents in one call. Metal keeps a graph of every shape it has met, and documents have all lengths."""
+    slots = torch.arange(q.size(2), device=q.device, dtype=borders.dtype)  # (T,)
+    document = torch.searchsorted(borders, slots, right=True)  # (T,) how many begin at a slot or before
+    sees = (document[:, None] == document) & (slots[:, None] >= slots)  # (T, T)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=sees, enable_gqa=k.size(1) != q.size(1))
 
 
 @torch.library.custom_op("nanolab::document_attention", mutates_args=())

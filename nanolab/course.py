@@ -36,6 +36,7 @@ from nanolab.tokenizer import Tokenizer
 NOTEBOOKS = CLONE / "notebooks"
 TRAINING_NOTEBOOKS = ("09_base_and_mid.ipynb", "10_sft.ipynb")
 NOT_FOR_TERMINALS = ("Executing Cell", "Ending Cell", "<IPython.core", "<Figure", "<nanolab")  # in papermill's log
+FULL_RUN, TAG_OF_FULL_RUN = "15", "quick"
 ONLY_LOOK = ("01", "02", "03", "04", "05", "06")  # neither train nor measure seconds: two of them at a time
 RAN = "nanolab_ran"  # where a saved notebook keeps the digest of the code that its outputs are of
 STAGES = {"base": BaseConfig, "mid": MidConfig, "sft": SFTConfig}
@@ -154,12 +155,20 @@ def run_notebooks(numbers: Sequence[str] = ()) -> None:
         shutil.rmtree(folder)
     os.environ["NANOLAB_CACHE"] = str(folder)
     os.environ["PAPERMILL"] = "1"
+    if FULL_RUN in numbers:
+        forget(folder, TAG_OF_FULL_RUN)  # it goes on where it stopped, and is to show its beginning
     paths = [path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if not numbers or path.name[:2] in numbers]
     for only_look, some in groupby(paths, key=lambda path: path.name[:2] in ONLY_LOOK):
         with ThreadPoolExecutor(2 if only_look else 1) as pool:
             list(pool.map(run_in_place, some))
     if not numbers:
         draw_readme_picture(NOTEBOOKS / "pictures" / "batch_map.png")
+
+
+def forget(folder: Path, model_tag: str) -> None:
+    """Remove a cache folder's checkpoints and runs of one name."""
+    for place in (*folder.glob(f"checkpoints/*/{model_tag}"), *folder.glob(f"runs/*_{model_tag}")):
+        shutil.rmtree(place)
 
 
 def run_in_place(path: Path) -> None:

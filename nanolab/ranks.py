@@ -10,13 +10,10 @@ that no GPU has to wait for it.
 """
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import lru_cache
 from typing import TypeVar
 
@@ -26,9 +23,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from nanolab.gpt import GPT
+from nanolab.meeting import NOTHING_EARLIER, Earlier, alone_earlier, meet
 from nanolab.sharded import shard
 
-CONTROL_TIMEOUT = timedelta(hours=2)  # a rank that waits for others to grade or to save is not lost
 MAX_DETAIL = 200  # letters of another library's message that are passed on
 LAUNCHED_BY = "NANOLAB_LAUNCHED_BY"  # environment variable: who has started the ranks, "<process>:<when it began>"
 SAME_START = 1.0  # seconds by which two accounts of a process's start may differ
@@ -47,6 +44,7 @@ class Ranks:
     world_size: int = 1
     local_rank: int = 0  # among those of the same machine: which GPU is its own
     control: dist.ProcessGroup | None = field(default=None, repr=False)
+    earlier: Earlier = NOTHING_EARLIER  # starts of the same torchrun
 
     @property
     def leads(self) -> bool:
@@ -127,7 +125,7 @@ def joined(device_type: str = "") -> Iterator[Ranks]:
     LostContact if another rank disappears.
     """
     if not started_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
-        yield Ranks()
+        yield Ranks(earlier=alone_earlier())
         return
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     on_cuda = device_type == "cuda" or (not device_type and torch.cuda.is_available())
@@ -140,47 +138,27 @@ def joined(device_type: str = "") -> Iterator[Ranks]:
         )
     if on_cuda:
         torch.cuda.set_device(local_rank)
-    _meet("nccl" if on_cuda else "gloo")
-    control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, control)
+    try:
+        control, earlier = meet("nccl" if on_cuda else "gloo")
+    except dist.DistError as error:
+        raise LostContact(f"The other ranks did not come ({_first_line(error)}).") from error
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, control, earlier)
     try:
         yield ranks
     except RuntimeError as error:
         if _is_lost_contact(error):
-            what = str(error).strip().splitlines()[0][:MAX_DETAIL]
+            what = _first_line(error)
             raise LostContact(f"Another rank is gone, so rank {ranks.rank} stops too ({what}).") from error
         raise
     dist.destroy_process_group()  # not after an error: it might wait for ranks that are gone
 
 
-def _meet(backend: str):
-    """Make the group of all processes. After a restart torchrun's store still has what the ranks before had written
-    there, the addresses of processes that are gone among it; so every start has a part of the store for itself."""
-    with _not_without_torchrun():
-        store, rank, world_size = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(f"start_{restarts()}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-
-
-@contextmanager
-def _not_without_torchrun() -> Iterator[None]:
-    """While entered, this process ends if its parent does: alone it would wait half an hour for the other ranks."""
-    parent, met = os.getppid(), threading.Event()
-
-    def watch():
-        while not met.wait(1.0):
-            if os.getppid() != parent:
-                os._exit(128 + signal.SIGTERM)  # nothing is done yet, and the main thread waits inside a library
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        met.set()
-
-
 class LostContact(RuntimeError):
     """Another rank is gone: what went wrong stands in its own message."""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:MAX_DETAIL]
 
 
 def _is_lost_contact(error: RuntimeError) -> bool:
@@ -199,11 +177,6 @@ def record_error(error: BaseException) -> None:
 def local_world_size() -> int:
     """How many ranks there are on this machine, which share its cores."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def restarts() -> int:
-    """How often torchrun has started these processes again (--max-restarts)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def this_process() -> str:

@@ -15,7 +15,7 @@ import torch
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import Job, run, start
 from nanolab.optim import Muon
-from nanolab.ranks import ALONE, Ranks, joined, restarts
+from nanolab.ranks import ALONE, Ranks, joined
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
 from nanolab.sharded import gathered, part_of, whole
 
@@ -94,9 +94,9 @@ def killed_once(ranks: Ranks) -> dict:
     job, reports = start(SAVING, quiet, ranks), []
     for report in run(job, quiet):
         reports.append(report)
-        if report.step == KILLED_AT and ranks.rank == 1 and restarts() == 0:
+        if report.step == KILLED_AT and ranks.rank == 1 and ranks.earlier.starts == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-    return {**result(job, reports), "steps": [report.step for report in reports], "restarts": restarts()}
+    return {**result(job, reports), "steps": [report.step for report in reports], "restarts": ranks.earlier.starts}
 
 
 def moved_by_muon(ranks: Ranks, shared: bool, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:

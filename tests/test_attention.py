@@ -59,7 +59,7 @@ def output_and_gradients(function, tensors, borders):
 
 @pytest.mark.parametrize("lengths", [[1], [5], [1, 1, 1], LENGTHS, [0, 0, 9], [40, 2]])
 @pytest.mark.parametrize(("n_head", "n_kv_head"), [(1, 1), (4, 4), (4, 2), (4, 1)])
-@pytest.mark.parametrize("function", [document_attention, while_compiling])
+@pytest.mark.parametrize("function", [document_attention, while_compiling, attention._masked])
 def test_attention_and_its_gradients_are_those_of_each_document_alone(function, n_head, n_kv_head, lengths):
     tensors = queries_keys_values(sum(lengths), n_head, n_kv_head)
     ours = output_and_gradients(function, tensors, borders_of(lengths))
@@ -76,7 +76,7 @@ def test_attention_across_borders_would_be_something_else():
     assert same.tolist() == [True] * 7 + [False] * 16  # only the first document has nothing before it
 
 
-@pytest.mark.parametrize("function", [document_attention, while_compiling])
+@pytest.mark.parametrize("function", [document_attention, while_compiling, attention._masked])
 @pytest.mark.parametrize("changed", [0, 1, 3, 4])
 def test_changing_one_document_leaves_the_others_as_they_are_to_the_bit(changed, function):
     borders, tensors = borders_of(LENGTHS), queries_keys_values(sum(LENGTHS))

@@ -11,8 +11,6 @@ from nanolab.batch import (
     Batch,
     Step,
     StepDataset,
-    StreamDataset,
-    TextIds,
     border_table_size,
     fit,
     lay_out,
@@ -24,6 +22,7 @@ from nanolab.batch import (
 )
 from nanolab.layout import BATCHINGS, possible_shapes
 from nanolab.render import render_conversation
+from nanolab.stream import StreamDataset, TextIds
 from nanolab.tokenizer import Tokenizer
 
 

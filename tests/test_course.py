@@ -14,6 +14,20 @@ SOMEBODYS_FOLDER = re.compile(r"(?<![\w./])/(?:home|Users|root|work|tmp|private|
 NOTEBOOKS = sorted(course.NOTEBOOKS.glob("*.ipynb"))
 
 
+def test_the_full_run_is_forgotten_under_its_own_name_and_nothing_else(tmp_path):
+    parameters = next(
+        cell.source
+        for cell in code_cells(nbformat.read(NOTEBOOKS[15], as_version=4))
+        if "parameters" in cell.metadata.get("tags", [])
+    )
+    assert f'model_tag = "{course.TAG_OF_FULL_RUN}"' in parameters and NOTEBOOKS[15].name.startswith(course.FULL_RUN)
+    for name in ("checkpoints/sft/quick", "checkpoints/sft/d4", "runs/sft_quick", "runs/sft_d4"):
+        (tmp_path / name).mkdir(parents=True)
+    course.forget(tmp_path, course.TAG_OF_FULL_RUN)
+    assert [path.name for path in sorted(tmp_path.glob("*/*"))] == ["sft", "sft_d4"]
+    assert [path.name for path in tmp_path.glob("checkpoints/sft/*")] == ["d4"]
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
     return nbformat.read(request.param, as_version=4)

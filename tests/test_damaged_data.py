@@ -21,8 +21,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from nanolab.batch import StepDataset, StreamDataset
+from nanolab.batch import StepDataset
 from nanolab.render import RenderError, render_conversation
+from nanolab.stream import StreamDataset
 from nanolab.tasks import (
     ARC,
     GSM8K,

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanolab.batch import IGNORE_INDEX, Batch, StreamDataset
+from nanolab.batch import IGNORE_INDEX, Batch
 from nanolab.evaluate import bits_per_byte
 from nanolab.exercises import base_and_mid
 from nanolab.exercises.base_and_mid import (
@@ -20,6 +20,7 @@ from nanolab.exercises.base_and_mid import (
     stream_rows,
 )
 from nanolab.optim import constant_then_linear, linear_to_zero, muon_momentum
+from nanolab.stream import StreamDataset
 from tests.conftest import random_model
 from tests.exercises import folded_solutions
 

@@ -6,24 +6,21 @@ import os
 
 import pytest
 
+from nanolab import forecast as forecasting
 from nanolab import full_run
 from nanolab.checkpoint import META, find_checkpoint
-from nanolab.full_run import (
-    CARDS,
-    FullRun,
-    eval_in_processes,
+from nanolab.forecast import (
     fits_card,
     forecast,
-    grade_stage,
     in_words,
     measured,
     measured_rate,
     num_weights,
-    pending,
     planned_steps,
     rate,
     remarks,
 )
+from nanolab.full_run import CARDS, FullRun, eval_in_processes, grade_stage, pending
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.jobs import run, start, train_tokenizer
 from nanolab.settings import BaseConfig, EvalConfig, SFTConfig, TokenizerConfig
@@ -138,7 +135,7 @@ def test_more_processes_take_less_time_and_no_less_memory():
 def test_a_stage_that_does_not_fit_its_card_is_told():
     full = FullRun(depth=20, max_seq_len=2048, device_batch_size=128, total_batch_size=524_288, card="L4")
     each = forecast(full, tokenizer_there())[0]
-    assert not fits_card(full, each) and each.memory.total > CARDS["L4"] * full_run.GiB
+    assert not fits_card(full, each) and each.memory.total > CARDS["L4"] * forecasting.GiB
 
 
 def test_rows_that_are_read_again_and_again_are_remarked_upon():
@@ -180,7 +177,6 @@ def test_a_stage_is_graded_once():
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_processes_share_a_grading():
     tokenizer_there()
     full, said = FullRun(**{**TINY, "max_problems": 3}, max_tokens=4), []
@@ -192,7 +188,6 @@ def test_processes_share_a_grading():
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_a_grading_that_fails_says_why():
     with pytest.raises(RuntimeError, match="No base checkpoint"):
         eval_in_processes(EvalConfig(source="base", model_tag="tiny", task_name="GSM8K", device_type="cpu"), 2)
@@ -201,6 +196,7 @@ def test_a_grading_that_fails_says_why():
 def test_the_examples_in_the_docstrings_are_true():
     options = doctest.ELLIPSIS
     assert doctest.testmod(full_run, optionflags=options).failed == 0
+    assert doctest.testmod(forecasting, optionflags=options).failed == 0
 
 
 def test_text_of_several_files_that_nobody_has_counted_is_forecast_all_the_same(tmp_path, small_tokenizer):

@@ -15,7 +15,7 @@ from nanolab.checkpoint import find_checkpoint, load_checkpoint
 from nanolab.cli import main
 from nanolab.evaluate import evaluate
 from nanolab.grades import GRADED_TASKS, grade, grades_path, kept_evaluations, run_eval, side_by_side
-from nanolab.jobs import run, start, train_tokenizer
+from nanolab.jobs import run, start, starting, train_tokenizer
 from nanolab.runtime import set_deterministic
 from nanolab.sandbox import SandboxUnavailable
 from nanolab.settings import BaseConfig, EvalConfig, MidConfig, SFTConfig, TokenizerConfig
@@ -425,3 +425,17 @@ def sft_config(**changes) -> SFTConfig:
 
 def quiet(_line: str):
     pass
+
+
+def test_a_device_that_computes_another_loss_than_the_processor_is_refused(monkeypatch):
+    job = start(sft_config(), quiet)
+    said = []
+    starting.compare_with_processor(job, said.append)
+    loss = said[0].split()[4]
+    assert said == [f"Loss of a micro-batch: {loss} on cpu, {loss} on the processor"] and 0 < float(loss) < 20
+    right = starting.loss_sum
+    monkeypatch.setattr(
+        starting, "loss_sum", lambda model, *how: (right(model, *how)[0] * (1 + 0.01 * (model is job.model)), 1)
+    )
+    with pytest.raises(ValueError, match="cpu computes a loss of .* Try a newer torch, or device_type cpu"):
+        starting.compare_with_processor(job, said.append)

@@ -31,13 +31,12 @@ from nanolab.cli import Command
 from nanolab.course import recipe
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import STAGE_OF, run, start, train_tokenizer
-from nanolab.launch import LaunchFailed, Tail, _environment, launch, options, running
+from nanolab.launch import _environment, launch, options
+from nanolab.launched import LaunchFailed, Tail, running
 from nanolab.ranks import LAUNCHED_BY, is_gone, launcher_is_gone, this_process
 from nanolab.settings import PATHS, BaseConfig, MidConfig, SFTConfig, TokenizerConfig
 from nanolab.show import LiveCurve
 from nanolab.train import Report
-
-pytestmark = pytest.mark.ranks
 
 CLONE = Path(__file__).resolve().parent.parent
 COMMON = {"data": "toy", "device_type": "cpu", "dtype": "float32", "source": "base", "init_lr_frac": 0.5}
@@ -278,7 +277,7 @@ def test_a_second_interrupt_kills_at_once(worker, family):
 
 
 def test_a_torchrun_that_is_killed_leaves_no_ranks(worker, monkeypatch, family):
-    monkeypatch.setattr("nanolab.launch.PATIENCE", 1)
+    monkeypatch.setattr("nanolab.launched.PATIENCE", 1)
     with pytest.raises(LaunchFailed, match=r"^torchrun was killed \(SIGKILL\): out of memory\?$"):
         for line in worker("stubborn"):
             if line["step"] == 3:

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from nanolab.course import NOTEBOOKS
-from nanolab.full_run import CARDS, HEADROOM, FullRun, GiB, largest_load, num_weights
+from nanolab.forecast import HEADROOM, GiB, largest_load, num_weights
+from nanolab.full_run import CARDS, FullRun
 from nanolab.gpt import GPTConfig
 from nanolab.memory import estimate_memory
 from nanolab.settings import REAL_VOCAB_SIZE, TOY_VOCAB_SIZE, check_settings

@@ -18,13 +18,15 @@ import psutil
 import pytest
 import torch
 
-from nanolab.batch import StepDataset, StreamDataset
+from nanolab.batch import StepDataset
 from nanolab.checkpoint import find_checkpoint, load_folder
 from nanolab.course import recipe
 from nanolab.jobs import encoding_threads, run, start, train_tokenizer
+from nanolab.launch import options
 from nanolab.layout import imbalance, share_out
 from nanolab.ranks import ALONE, joined
 from nanolab.settings import SFTConfig, TokenizerConfig
+from nanolab.stream import StreamDataset
 from nanolab.tasks import ARC
 from nanolab.train import backward
 from tests.conftest import random_model
@@ -99,7 +101,7 @@ def assert_same_weights(found: dict, alone: dict):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.ranks)])
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_several_ranks_give_the_losses_and_weights_of_one(kept, folder, world_size):
     found = on_ranks(folder, world_size, "all")
     for name, alone in kept[1].items():
@@ -118,7 +120,6 @@ def test_the_jobs_of_that_test_have_steps_with_and_without_anything_to_learn(kep
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_two_machines_are_one(kept, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -133,6 +134,47 @@ def test_two_machines_are_one(kept, folder):
     assert_same(torch.load(written[0], weights_only=True), kept[1]["packed"])
 
 
+def lines_of(folder: Path) -> list[dict]:
+    """What there is of the run's metrics; a line may be half written."""
+    path = folder / "runs" / "joining" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+
+def wait_until(condition, processes: list[subprocess.Popen], timeout: float = 120):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_machine_that_joins_takes_its_share_from_the_next_step_on(folder, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # torch 2.13 leaves newcomers alone otherwise
+    changes = {"num_iterations": 1_000, "save_every": -1, "resume": "latest", "run": "joining"}
+    config = SFTConfig(**{**vars(SAVING), **changes})
+    where = ("--nnodes", "1:2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-conf", "last_call_timeout=1")
+    where += ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1", "-m", "--", "nanolab", "sft")
+    machines = [torchrun(folder, *where, *options(config))]
+    wait_until(lambda: len(lines_of(folder)) > 1, machines)
+    machines.append(torchrun(folder, *where, *options(config)))
+    wait_until(lambda: any(line["imbalance"] > 1 for line in lines_of(folder)), machines)  # one rank alone has 1
+    for machine in machines:
+        machine.terminate()
+    said = [machine.communicate(timeout=60)[0] for machine in machines]
+    assert sum("2 processes train together" in text for text in said) == 1
+
+    lines = lines_of(folder)
+    assert [line["step"] for line in lines] == list(range(len(lines)))
+    joined_at = next(line["step"] for line in lines if line["imbalance"] > 1)
+    assert joined_at > 1 and f"Resuming after step {joined_at}" in "".join(said)
+    monkeypatch.setenv("NANOLAB_CACHE", str(folder))
+    alone = outcome(SFTConfig(**{**vars(config), "save": False, "resume": ""}), most=joined_at + 1)
+    assert [line["loss"] for line in lines[: joined_at + 1]] == about(alone["losses"])
+
+
 @pytest.fixture(scope="module")
 def undisturbed(kept):
     """The saving job, done by one process without a break."""
@@ -144,7 +186,6 @@ def undisturbed(kept):
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_a_checkpoint_of_two_ranks_resumes_with_one_and_with_three(folder, undisturbed, monkeypatch, tmp_path):
     half = on_ranks(folder, 2, "half")
     assert half["losses"] == pytest.approx(undisturbed["losses"][:3], rel=TOLERANCE)
@@ -206,7 +247,6 @@ def test_a_checkpoint_of_shared_weights_resumes_with_one_process(sharded, undist
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_three_ranks_that_share_the_weights_go_on_from_two_and_do_all_that_two_do(kept, sharded, folder, undisturbed):
     three = folder.with_name("resumed")
     shutil.copytree(sharded[1], three)
@@ -219,7 +259,6 @@ def test_three_ranks_that_share_the_weights_go_on_from_two_and_do_all_that_two_d
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_a_killed_rank_is_started_again_and_the_end_is_the_same(folder, undisturbed):
     found = on_ranks(folder, 2, "killed", "--max-restarts", "1")
     assert found["restarts"] == 1
@@ -232,7 +271,6 @@ def test_a_killed_rank_is_started_again_and_the_end_is_the_same(folder, undistur
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_an_error_of_one_rank_ends_all_and_is_told(folder):
     ranks = ("--standalone", "--nproc-per-node", "2")
     job = ("-m", "nanolab", "sft", "--source", "base", "--data", "/nowhere", "--device_type", "cpu")
@@ -244,7 +282,6 @@ def test_an_error_of_one_rank_ends_all_and_is_told(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_two_ranks_grade_what_one_grades_and_keep_it_once(folder):
     kept = {}
     for ranks in ((), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")):
@@ -274,7 +311,6 @@ time.sleep(float(sys.argv[1]))
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
 def test_a_rank_whose_torchrun_is_gone_does_not_wait_for_the_others(folder):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound and not listening: who connects is refused, and tries again

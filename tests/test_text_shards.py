@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanolab import jobs
-from nanolab.batch import StreamDataset, TextIds
 from nanolab.checkpoint import find_checkpoint
 from nanolab.jobs import run, start, train_tokenizer
 from nanolab.settings import BaseConfig, TokenizerConfig, check_settings
+from nanolab.stream import StreamDataset, TextIds
 from nanolab.tasks import DataUnavailable, hub, load_text
 from nanolab.tasks.base import DataError, RowError
 from nanolab.tasks.rows import load_rows

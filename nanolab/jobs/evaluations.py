@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import torch
 
-from nanolab.batch import StreamDataset
 from nanolab.evaluate import Evaluation, evaluate, loss_sum, merged, ratio, text_sum
 from nanolab.gpt import GPT
 from nanolab.interrupt import Interrupted
@@ -16,6 +15,7 @@ from nanolab.jobs.steps import step_dataset
 from nanolab.ranks import Ranks
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
 from nanolab.sharded import whole
+from nanolab.stream import StreamDataset
 from nanolab.tasks import ARC, MMLU, sft_validation
 from nanolab.tokenizer import Tokenizer
 
@@ -55,7 +55,8 @@ def stream_evaluation(
 def sft_evaluation(model: GPT, tokenizer: Tokenizer, config: SFTConfig, num_iterations: int, here: Here) -> Evaluate:
     """step -> {"val_loss", "mmlu_acc", "arc_easy_acc"}, each when it is due."""
     num_examples = config.eval_steps * config.device_batch_size
-    validation = step_dataset(sft_validation(data=config.data), tokenizer, num_examples, config, here.ranks)
+    rows, static_shapes = sft_validation(data=config.data), here.keeps_graphs
+    validation = step_dataset(rows, tokenizer, num_examples, config, here.ranks, static_shapes)
     tasks = {
         "mmlu_acc": MMLU("all", "test", data=config.data),
         "arc_easy_acc": ARC("ARC-Easy", "test", data=config.data),

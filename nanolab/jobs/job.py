@@ -85,6 +85,11 @@ class Here(NamedTuple):
     origin: Path | None  # the checkpoint to go on from
     say: Say
 
+    @property
+    def keeps_graphs(self) -> bool:
+        """Whether the device keeps something of every shape it has met, as Metal does: then there must be few."""
+        return self.device.type == "mps"
+
 
 def say_nothing(_text: str) -> None:
     """What ranks other than the first say."""

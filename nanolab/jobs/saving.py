@@ -1,20 +1,18 @@
 """A job's checkpoint, and going on from one."""
 
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import psutil
 import torch
 
-from nanolab.batch import StreamDataset
 from nanolab.checkpoint import META, find_checkpoint, load_training_state, read_meta, remove_older, save_checkpoint
 from nanolab.jobs.job import STAGE_OF, Job, Say
 from nanolab.optim import load_states, states
 from nanolab.paths import shown
-from nanolab.ranks import restarts
+from nanolab.ranks import Ranks
 from nanolab.settings import BaseConfig, JobConfig
 from nanolab.sharded import whole
+from nanolab.stream import StreamDataset
 
 # Settings that may differ from those of the run that is resumed: they change no weight.
 FREE_WHEN_RESUMING = {"run", "resume", "save", "save_every", "keep_last", "num_workers", "eval_every", "eval_tokens"}
@@ -40,14 +38,13 @@ def save(job: Job, step: int, say: Say) -> None:
     say(f"Saved the {job.stage} checkpoint {shown(job.saved)}")
 
 
-def after_restart(config: JobConfig, say: Say) -> JobConfig:
+def after_restart(config: JobConfig, ranks: Ranks, say: Say) -> JobConfig:
     """The settings, but when torchrun has started the processes again: to go on from what they had saved, if anything.
 
-    A checkpoint older than torchrun itself is another run's.
+    A checkpoint older than the first start is another run's.
     """
-    if not restarts() or not config.save:
+    if not ranks.earlier.starts or not config.save:
         return config
-    began = psutil.Process(os.getppid()).create_time()
     try:
         tag = config.model_tag or (f"d{config.depth}" if isinstance(config, BaseConfig) else "")
         if not tag:
@@ -55,7 +52,7 @@ def after_restart(config: JobConfig, say: Say) -> JobConfig:
         path = find_checkpoint(STAGE_OF[type(config)], tag)
     except FileNotFoundError:
         path = None
-    if path is None or (path / META).stat().st_mtime < began:
+    if path is None or (path / META).stat().st_mtime < ranks.earlier.began:
         say("Started again by torchrun; nothing was saved before, so from the beginning.")
         return config
     say(f"Started again by torchrun: going on from {shown(path)}")

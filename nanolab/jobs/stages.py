@@ -5,7 +5,6 @@ from functools import partial
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from nanolab.batch import TextIds
 from nanolab.checkpoint import load_checkpoint, load_folder
 from nanolab.compiled import CompiledGPT, compiler_problem
 from nanolab.gpt import GPT, GPTConfig
@@ -18,6 +17,7 @@ from nanolab.optim import constant_then_linear, linear_to_zero, make_optimizers,
 from nanolab.paths import shown
 from nanolab.runtime import seed_everything, versions
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
+from nanolab.stream import TextIds
 from nanolab.tasks import load_text, mid_mixture, mid_validation, sft_mixture
 from nanolab.tokenizer import Tokenizer
 
@@ -107,8 +107,9 @@ def start_sft(config: SFTConfig, here: Here) -> Job:
     model, tokenizer, meta = _load_parent(config, here)
     replica = _spread(model, config, here)
     compiled = _compiled(config, model, here)
+    static_shapes = compiled is not None or here.keeps_graphs
     steps = step_dataset(
-        mixture, tokenizer, config.target_examples_per_step, config, here.ranks, static_shapes=compiled is not None
+        mixture, tokenizer, config.target_examples_per_step, config, here.ranks, static_shapes=static_shapes
     )
     num_iterations = config.num_iterations
     if num_iterations == -1:

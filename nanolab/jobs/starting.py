@@ -1,9 +1,12 @@
 """Settings become a job."""
 
+import copy
+import math
 from pathlib import Path
 
 from nanolab.batch import StepDataset
 from nanolab.checkpoint import read_meta
+from nanolab.evaluate import loss_sum, ratio
 from nanolab.flops import peak_of
 from nanolab.jobs.job import Here, Job, Say, say_nothing
 from nanolab.jobs.saving import after_restart, checkpoint_to_resume, restore
@@ -14,6 +17,7 @@ from nanolab.runtime import DTYPES, describe_machine, pick_device, pick_dtype, s
 from nanolab.settings import BaseConfig, JobConfig, MidConfig, SFTConfig, check_settings
 from nanolab.trackers import check_trackers
 
+LARGEST_DIFFERENCE = {"float32": 1e-3, "bfloat16": 2e-2}  # of a loss on two devices, relative
 STARTERS = {BaseConfig: start_base, MidConfig: start_mid, SFTConfig: start_sft}
 
 
@@ -28,7 +32,7 @@ def start(config: JobConfig, say: Say = print, ranks: Ranks = ALONE) -> Job:
         raise TypeError(f"Expected BaseConfig, MidConfig or SFTConfig, got {type(config).__name__}.")
     check_settings(config)
     check_trackers(config.report_to)
-    origin = ranks.same(checkpoint_to_resume(after_restart(config, say), say) if ranks.leads else None)
+    origin = ranks.same(checkpoint_to_resume(after_restart(config, ranks, say), say) if ranks.leads else None)
     job = STARTERS[type(config)](config, _here(config, say, ranks, origin))
     job.ranks = ranks
     if origin is not None:
@@ -38,6 +42,8 @@ def start(config: JobConfig, say: Say = print, ranks: Ranks = ALONE) -> Job:
     if isinstance(job.steps, StepDataset):
         say(f"Step 0 is {job.steps.plan(0)}")
     _estimate(job, say)
+    if job.model.device.type == "mps":
+        compare_with_processor(job, say)
     return job
 
 
@@ -53,6 +59,24 @@ def _here(config, say: Say, ranks: Ranks, origin: Path | None) -> Here:
     say(f"Device: {describe_machine(device)}; matrix products in {dtype} ({reason})")
     say(f"The same bits again in another run: {set_deterministic(device, config.deterministic)}")
     return Here(device, dtype, ranks.same(peak_of(device, dtype)), ranks, origin, say)
+
+
+def compare_with_processor(job: Job, say: Say) -> None:
+    """Say what the device makes of a micro-batch of the first step, and what the processor does.
+
+    Raises ValueError if they differ: some versions of torch and macOS compute wrong losses on MPS.
+    """
+    batches = [batch for batch in job.steps[job.first_step].batches if batch.num_tokens][:1]
+    if not batches:
+        return
+    model = copy.deepcopy(job.model).to("cpu")
+    here, there = (ratio([loss_sum(each, batches, job.dtype)]) for each in (job.model, model))
+    say(f"Loss of a micro-batch: {here:.4f} on {job.model.device.type}, {there:.4f} on the processor")
+    if not math.isclose(here, there, rel_tol=LARGEST_DIFFERENCE[job.dtype]):
+        raise ValueError(
+            f"{job.model.device.type} computes a loss of {here:.4f} where the processor computes {there:.4f}. "
+            "Try a newer torch, or device_type cpu."
+        )
 
 
 def _estimate(job: Job, say: Say):

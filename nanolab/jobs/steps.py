@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable
 
-from nanolab.batch import StepDataset, StreamDataset
+from nanolab.batch import StepDataset
 from nanolab.jobs.job import Say
 from nanolab.layout import possible_shapes
 from nanolab.ranks import Ranks, local_world_size
 from nanolab.render import render_conversation
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
+from nanolab.stream import StreamDataset
 from nanolab.tasks import TaskMixture
 from nanolab.tokenizer import Tokenizer
 
