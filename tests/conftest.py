@@ -5,12 +5,16 @@ import os
 import pytest
 import regex
 import torch
+from hypothesis import settings
 
 from nanolab.gpt import GPT, GPTConfig
 from nanolab.tokenizer import NUM_BYTES, SPLIT_PATTERN, Tokenizer
 
 torch.set_num_threads(1)  # the models are tiny: threads would wait for each other more than they would work
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so for the processes that tests start
+
+settings.register_profile("nanolab", deadline=None)  # a busy machine is slow, and nothing is wrong
+settings.load_profile("nanolab")
 
 BYTES = [bytes([b]) for b in range(NUM_BYTES)]
 
