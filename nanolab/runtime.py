@@ -21,22 +21,26 @@ PACKAGES_NOTED = (
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 WORTHWHILE_SPEEDUP = 1.2  # bfloat16 also costs conversions and exactness
 CUBLAS_SETTING, CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # asked for by torch's own error
+DEVICE_VARIABLE = "NANOLAB_DEVICE"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def pick_device(device_type: str = "", local_rank: int = 0) -> torch.device:
-    """The device to train on: "cuda", "mps" or "cpu"; "" takes the first of these that the machine has.
+    """The device to train on: "cuda", "mps" or "cpu"; "" takes what NANOLAB_DEVICE says, or the first that is there.
 
-    Of several GPUs it is the `local_rank`-th.
+    Of several GPUs it is the `local_rank`-th. The variable is for whole sessions, notebooks included, that shall stay
+    on the processor.
 
     Raises ValueError for a device that is not there.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    asked = "device_type" if device_type else DEVICE_VARIABLE
+    device_type = device_type or os.environ.get(DEVICE_VARIABLE, "")
     if not device_type:
         device_type = next(name for name, has in there.items() if has)
     if not there.get(device_type, False):
         has = ", ".join(name for name, yes in there.items() if yes)
-        raise ValueError(f"device_type {device_type!r} is not available on this machine; it has: {has}.")
+        raise ValueError(f"{asked} {device_type!r} is not available on this machine; it has: {has}.")
     return torch.device(device_type, local_rank if device_type == "cuda" else None)
 
 

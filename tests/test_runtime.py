@@ -39,6 +39,17 @@ def test_a_device_that_is_not_there_is_refused_by_name():
         runtime.pick_device("tpu")
 
 
+def test_a_whole_session_can_be_kept_on_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runtime.pick_device().type == "mps"
+    monkeypatch.setenv("NANOLAB_DEVICE", "cpu")
+    assert runtime.pick_device() == CPU and runtime.pick_device("mps").type == "mps"
+    monkeypatch.setenv("NANOLAB_DEVICE", "tpu")
+    with pytest.raises(ValueError, match="NANOLAB_DEVICE 'tpu' is not available"):
+        runtime.pick_device()
+
+
 def test_autocast_changes_the_products_and_not_the_weights():
     a = torch.ones(4, 4)
     with runtime.autocast(CPU, "bfloat16"):

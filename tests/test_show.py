@@ -532,8 +532,20 @@ def test_the_caption_tells_progress_speed_and_time_left():
     for step in range(11):
         curve.update(report(step, 1.5, {"val_loss": 1.25} if step == 4 else None))
     assert curve.caption() == (
-        "step 11 of 100 · loss 1.500 · 200 tokens/s · 0:20 so far · about 2:58 left · val_loss 1.250"
+        "step 11 of 100 · loss 1.500 · 200 tokens/s · 0:20 so far · about 2:58 left · val_loss 1.250 (step 4)"
     )
+
+
+def test_an_evaluation_behind_the_last_step_is_told_and_drawn_and_is_no_step():
+    curve = show.LiveCurve(total=3, live=False)
+    for step in range(3):
+        curve.update(report(step, 2.0, {"val_loss": 6.9} if step == 0 else None))
+    assert curve.caption().endswith("val_loss 6.900 (step 0)")
+    curve.update({"step": 3, "val_loss": 1.4})
+    assert curve.caption().startswith("step 3 of 3 · loss 2.000") and curve.caption().endswith(" · val_loss 1.400")
+    (marks,) = [line for line in curve.figure().axes[0].lines if line.get_label() == "val_loss"]
+    assert marks.get_xydata().tolist() == [[0, 6.9], [3, 1.4]] and marks.get_linestyle() == "None"  # two make no curve
+    assert curve.frame["step"].tolist() == [0, 1, 2]
 
 
 def test_progress_passes_every_report_through_and_closes_after_a_break(notebook):

@@ -30,6 +30,7 @@ CAPTION_WIDTH = 140  # letters in a line under the curve
 RATE_STEPS = 20  # tokens per second are those of the last 20 steps
 COLUMNS = ("step", "loss", "lr_multiplier", "num_tokens", "real_tokens", "slots", "seconds")
 NO_STEP = {"loss": math.nan, "lr_multiplier": math.nan, "num_tokens": 0, "real_tokens": 0, "slots": 0, "seconds": 0.0}
+FEW_POINTS = 3  # so many are drawn without a line between them, which would look like a curve
 LIKE_LOSSES = ("loss", "bpb")  # metrics drawn on the loss axis; bits per byte have about its size
 UNWATCHED = ("PAPERMILL", "CI")
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -53,9 +54,9 @@ class LiveCurve:
     """The loss of a run while it runs: `update` with each report, `close` at the end (or use `with`).
 
     A report may also be a line of metrics.jsonl, a dict, as `launch` yields them; the last, of the evaluation behind
-    all steps, has no loss. `total` is the number of steps, counted from 0. `every` is the least time between two
-    drawings, in seconds. `live=None` asks `someone_watches()`. `earlier`: reports of the steps before this run went on.
-    `frame` holds the reports as a table, `figure()` draws them.
+    all steps, has no loss, and `{"step": total, **job.metrics}` is such a line. `total` is the number of steps, counted
+    from 0. `every` is the least time between two drawings, in seconds. `live=None` asks `someone_watches()`. `earlier`:
+    reports of the steps before this run went on. `frame` holds the steps as a table, `figure()` draws all.
 
     >>> with LiveCurve(total=num_iterations, title="SFT") as curve:  # doctest: +SKIP
     ...     for report in train(...):
@@ -113,8 +114,8 @@ class LiveCurve:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row per report: its fields, and a column for each metric that was ever measured."""
-        return pd.DataFrame(self.rows)
+        """One row per step: its report's fields, and a column for each metric that was ever measured."""
+        return pd.DataFrame([row for row in self.rows if row["step"] < self.total])
 
     def caption(self) -> str:
         """Where the run is, in one line: step, loss, tokens per second, time taken and left, last metrics."""
@@ -125,11 +126,16 @@ class LiveCurve:
         facts.append(f"{clock_time(self._times[-1] - self._times[0])} so far")
         if done < self.total and len(self._times) > 1:
             facts.append(f"about {clock_time(self._seconds_left())} left")
-        return " · ".join(facts + [f"{name} {value:.3f}" for name, value in last_metrics(self.rows).items()])
+        return " · ".join(facts + [self._told(name, value) for name, value in last_metrics(self.rows).items()])
 
     def figure(self) -> Picture:
         """The curve so far as a picture."""
-        return draw_curve(self.frame, self.total, self.title, self.caption())
+        return draw_curve(pd.DataFrame(self.rows), self.total, self.title, self.caption())
+
+    def _told(self, name: str, value: float) -> str:
+        """A metric, and before which step it was measured unless that is now."""
+        measured = next(row["step"] for row in reversed(self.rows) if name in row)
+        return f"{name} {value:.3f}" + (f" (step {measured:,})" if measured != self.rows[-1]["step"] else "")
 
     def _done(self) -> int:
         return min(self.rows[-1]["step"] + 1, self.total)
@@ -237,7 +243,8 @@ def _loss_panel(ax, frame: pd.DataFrame, names: list[str], title: str) -> None:
     draw_loss(ax, rows["step"], rows["loss"], BLUE, label="loss, smoothed")
     for index, name in enumerate(names):
         points = frame.dropna(subset=[name])
-        ax.plot(points["step"], points[name], "o" + STYLES[index % 4], color=VERMILLION, ms=5, lw=1.2, label=name)
+        style = "o" + STYLES[index % 4] if len(points) > FEW_POINTS else "os^D"[index % 4]
+        ax.plot(points["step"], points[name], style, color=VERMILLION, ms=5, lw=1.2, label=name)
     ax.set_ylabel("loss")
     ax.legend(frameon=False, fontsize=9, loc="upper right")
 
@@ -246,12 +253,6 @@ def _metric_panel(ax, frame: pd.DataFrame, names: list[str]) -> None:
     tidy(ax)
     for index, name in enumerate(names):
         points = frame.dropna(subset=[name])
-        ax.plot(
-            points["step"],
-            points[name],
-            marker="os^Dv"[index % 5],
-            color=SERIES[(index + 1) % 8],
-            ms=5,
-            label=name,
-        )
-    ax.legend(frameon=False, fontsize=8)
+        style = "os^Dv"[index % 5] + ("-" if len(points) > FEW_POINTS else "")
+        ax.plot(points["step"], points[name], style, color=SERIES[(index + 1) % 8], ms=5, label=name)
+    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
