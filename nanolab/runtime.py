@@ -118,7 +118,9 @@ def set_deterministic(device: torch.device, wanted: bool) -> str:
     >>> set_deterministic(torch.device("cpu"), wanted=False)
     'yes (a processor repeats its bits, with the same number of threads)'
     """
-    torch.use_deterministic_algorithms(wanted and device.type != "cpu")
+    forbid = wanted and device.type != "cpu"
+    if forbid != torch.are_deterministic_algorithms_enabled():  # the setter loads the compiler: two seconds
+        torch.use_deterministic_algorithms(forbid)
     if device.type == "cpu":
         return "yes (a processor repeats its bits, with the same number of threads)"
     if not wanted:

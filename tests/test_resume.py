@@ -1,5 +1,6 @@
 """A run that is stopped, killed or cut short goes on where it was, to the bit."""
 
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -469,7 +471,7 @@ COMMAND = [sys.executable, "-m", "nanolab", "sft", "--data=toy", "--model_tag=d1
 COMMAND += ["--target_examples_per_step=4", "--eval_every=-1", "--eval_steps=1", "--eval_metrics_max_problems=2"]
 COMMAND += ["--save_every=1", "--keep_last=2", "--resume=latest"]
 KILLS = 20
-STEPS = 6 * KILLS  # more than all killed runs get to, also where the machine is busy and a kill comes late
+STEPS = 4 * KILLS  # more than all killed runs get to, also where the machine is busy and a kill comes late
 KILLED_COMMAND = [*COMMAND, "--model_tag=d4", f"--num_iterations={STEPS}"]
 
 
@@ -478,24 +480,47 @@ def saving(folder):
     return any(path.name.startswith(".") for path in folder.glob("*"))
 
 
-def kill_at_a_random_moment(draws, folder, environment):
+# The command line again and again, each time in a process of its own, forked from one that has imported everything
+# and made the built-in rows.
+FORKED = """
+import os, sys
+import torch._dynamo  # as torch does for its first optimizer
+import nanolab.jobs
+from nanolab.cli import main
+from nanolab.tasks import sft_mixture
+
+sft_mixture(data="toy")
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(main(line.split()))
+    print(pid, flush=True)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(f"\\nended {status}", flush=True)
+"""
+
+
+def kill_at_a_random_moment(draws, folder, server):
     """Run the command and kill it, every third time while it saves; whether it died there, or None if it ended."""
-    process = subprocess.Popen(
-        KILLED_COMMAND, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    said = []
-    for line in process.stdout:
+    server.stdin.write(" ".join(KILLED_COMMAND[3:]) + "\n")
+    server.stdin.flush()
+    pid, said = None, []
+    for line in server.stdout:
         said.append(line)
-        if line.startswith("Step 00"):  # a step is done, the next begins: any moment now
-            time.sleep(draws.uniform(0, 0.4))
+        pid = pid or (int(line) if line.strip().isdigit() else None)
+        if line.startswith(("Step 00", "ended")):  # a step is done, the next begins: any moment now
             break
+    time.sleep(draws.uniform(0, 0.2))
     if draws.random() < 1 / 3:
-        while process.poll() is None and not saving(folder):
+        while psutil.pid_exists(pid) and not saving(folder):
             time.sleep(0.0005)
-    process.kill()
-    output = process.communicate()[0]
-    assert process.returncode in (0, -signal.SIGKILL), "".join([*said, output])
-    return None if process.returncode == 0 else saving(folder)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    while not said[-1].startswith("ended"):
+        said.append(server.stdout.readline())
+        assert said[-1], "".join(said)  # the server itself is gone
+    assert said[-1].split()[1] in ("0", str(-signal.SIGKILL)), "".join(said)
+    return None if said[-1].split()[1] == "0" else saving(folder)
 
 
 @pytest.mark.slow
@@ -505,7 +530,9 @@ def test_a_d4_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_r
         list(run(start(changed(stage, **changes), say=quiet), say=quiet))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     draws, folder = random.Random(0), stage_dir("sft") / "d4"
-    kills = [kill_at_a_random_moment(draws, folder, environment) for _ in range(KILLS)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([sys.executable, "-c", FORKED], env=environment, **pipes) as server:
+        kills = [kill_at_a_random_moment(draws, folder, server) for _ in range(KILLS)]
     assert None not in kills and sum(kills) >= 3, kills  # all were killed, some while a checkpoint was being written
     finished = subprocess.run(KILLED_COMMAND, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0 and "Resuming after step" in finished.stdout, finished.stderr

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from nanolab.tasks.toy import facts_nature, facts_people, facts_words
-from nanolab.tasks.toy.relation import Relation, fill, parse_pairs, parse_words
+from nanolab.tasks.toy.relation import Relation, fill, parse_words
 
 RELATIONS = facts_nature.RELATIONS + facts_people.RELATIONS + facts_words.RELATIONS
 
@@ -38,7 +38,7 @@ def relation_named(name: str) -> Relation:
 
 def true_answers(relation: Relation, subject: str) -> set[str]:
     """Everything that is known to be a right answer for a subject: {"bark", "howl"} for the sound of a dog."""
-    return {o for s, o in relation.facts + parse_pairs(relation.also) if s == subject}
+    return relation.answers.get(subject, set())
 
 
 def too_close(relation: Relation, answer: str) -> set[str]:

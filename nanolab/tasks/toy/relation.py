@@ -42,6 +42,14 @@ class Relation:
         """The table as (subject, object) pairs: [("France", "Paris"), ...]."""
         return parse_pairs(self.pairs)
 
+    @cached_property
+    def answers(self) -> dict[str, set[str]]:
+        """Every right answer for a subject, `also` included: {"dog": {"bark", "howl"}, ...}."""
+        found = {}
+        for subject, answer in self.facts + parse_pairs(self.also):
+            found.setdefault(subject, set()).add(answer)
+        return found
+
 
 def parse_pairs(text: str) -> list[tuple[str, str]]:
     """Text "a: b; c: d", also over several lines, as a list of pairs: [("a", "b"), ("c", "d")]."""
