@@ -169,8 +169,9 @@ class MemoryEstimate:
     __repr__ = __str__  # what a notebook shows where there is no HTML
 
     def table(self) -> pd.DataFrame:
-        """MiB of each part (rows) at each moment (columns)."""
-        return pd.DataFrame(self.moments).fillna(0).div(MiB).round(1)
+        """MiB of each part (rows) at each moment (columns); without the parts that are next to nothing in all."""
+        sizes = pd.DataFrame(self.moments).fillna(0).div(MiB).round(1)
+        return sizes[sizes.gt(0).any(axis=1)]
 
     def _repr_html_(self) -> str:
         return f"<p>{self}</p>{self.table().to_html()}"

@@ -250,7 +250,7 @@ def test_no_micro_batch_and_an_unresolved_dtype_are_refused():
 def test_an_estimate_is_one_line_for_people_and_a_table_for_notebooks():
     found = MemoryEstimate({"a": {"weights": 20 * MiB, "tiny": 5}, "b": {"weights": 15 * MiB + MiB // 2}}, 0)
     assert str(found) == "about 20 MiB at the peak, a (weights 20)"
-    assert found.table().to_dict() == {"a": {"weights": 20.0, "tiny": 0.0}, "b": {"weights": 15.5, "tiny": 0.0}}
+    assert found.table().to_dict() == {"a": {"weights": 20.0}, "b": {"weights": 15.5}}
     assert "<table" in found._repr_html_()
 
 
