@@ -14,7 +14,7 @@ import torch
 
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import Job, run, start
-from nanolab.optim import Muon
+from nanolab.optim import Muon, states
 from nanolab.ranks import ALONE, Ranks, joined
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
 from nanolab.sharded import gathered, part_of, whole
@@ -147,6 +147,18 @@ def sharded(ranks: Ranks) -> dict:
     return results
 
 
+def collected(ranks: Ranks) -> dict:
+    """A shared Muon's state by `states`, before and after a step, and then by the optimizer's own way."""
+    job = start(JOBS["shared Muon"], quiet, ranks)
+    muon = job.optimizers[1]
+    own_way, muon.consolidate_state_dict = muon.consolidate_state_dict, None  # whoever calls it here fails
+    before = states(job.optimizers)[1]
+    next(run(job, quiet))
+    after = states(job.optimizers)[1]
+    own_way(to=0)
+    return {"before": before, "after": after, "own way": muon.state_dict() if ranks.leads else {}}
+
+
 def main(what: str, path: str):
     """Do it, and let rank 0 write what came out."""
     torch.set_num_threads(1)
@@ -157,10 +169,12 @@ def main(what: str, path: str):
             results = outcome(SAVING, ranks, most=3)
         elif what in ("resume", "resume sharded"):
             results = outcome(replace(SAVING, resume="latest", shard_weights=what != "resume"), ranks)
+        elif what == "one":
+            results = outcome(JOBS["packed"], ranks)
         elif what == "sharded":
             results = sharded(ranks)
         else:
-            results = {"one": outcome, "killed": killed_once}[what](*([JOBS["packed"]] if what == "one" else []), ranks)
+            results = {"killed": killed_once, "collected": collected}[what](ranks)
         if ranks.leads:
             torch.save(results, path)
 

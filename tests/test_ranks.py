@@ -198,6 +198,17 @@ def test_a_checkpoint_of_two_ranks_resumes_with_one_and_with_three(folder, undis
         assert_same_weights(found["weights"], undisturbed["weights"])
 
 
+@pytest.mark.slow
+def test_a_shared_muons_state_comes_together_as_it_is_and_without_torchs_slow_way(folder):
+    found = on_ranks(folder, 3, "collected")
+    assert found["before"]["state"] == {}
+    ours, theirs = found["after"], found["own way"]
+    assert ours["param_groups"] == theirs["param_groups"] and list(ours["state"]) == list(theirs["state"]) != []
+    for number, values in theirs["state"].items():
+        assert ours["state"][number].keys() == values.keys() == {"momentum_buffer"}
+        assert torch.equal(ours["state"][number]["momentum_buffer"], values["momentum_buffer"])
+
+
 @pytest.fixture(scope="module")
 def sharded(kept, undisturbed, tmp_path_factory):
     """What two ranks make of the same jobs while they share the weights, and the folder in which they did."""
