@@ -87,7 +87,7 @@ class Ranks:
         replica = DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,  # gradients exist once
+            gradient_as_bucket_view=True,  # gradients exist once, if they are not forgotten: see train.py
         )
         replica.register_comm_hook(None, _summed)
         return replica

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -100,6 +101,9 @@ def train(
     and its conversations. An error that breaks off the moving of the weights itself has an attribute `half_moved`.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    # A replica's gradients stay where it adds them up: forgotten, they would be made a second time beside that place.
+    # (They are there twice in the first two steps: torch rearranges that place once, before the second sum.)
+    clear = partial(model.zero_grad, set_to_none=replica is None)
     steps = iter(steps)
     for number in itertools.count(first_step):
         began = time.perf_counter()
@@ -109,7 +113,7 @@ def train(
         multiplier, momentum = schedule(number)
         set_rates(optimizers, multiplier, momentum)
         model.train()
-        model.zero_grad(set_to_none=True)  # what a step that was broken off has left
+        clear()  # what a step that was broken off has left
         try:
             loss = backward(
                 forward or model,
@@ -123,7 +127,7 @@ def train(
                 replica=replica,
             )
         except Abandoned:
-            model.zero_grad(set_to_none=True)
+            clear()
             return
         if loss is not None and not math.isfinite(loss):
             raise _not_finite(model, number, f"the loss is {loss}", step)
@@ -137,7 +141,7 @@ def train(
                 torch.nn.utils.clip_grads_with_norm_(weights, grad_clip, norm)
                 grad_norm = norm.item()
             _move(optimizers)
-        model.zero_grad(set_to_none=True)
+        clear()
         synchronize(weights[0].device)
         totals = step.totals
         yield Report(

@@ -159,6 +159,17 @@ def collected(ranks: Ranks) -> dict:
     return {"before": before, "after": after, "own way": muon.state_dict() if ranks.leads else {}}
 
 
+def gradients_kept(ranks: Ranks) -> dict:
+    """Behind each step: where the gradients are, their bytes, and those of the storages in which they lie."""
+    job, found = start(replace(JOBS["packed"], num_iterations=5, device_batch_tokens=60), quiet, ranks), []
+    for report in run(job, quiet):
+        gradients = [weight.grad for weight in job.model.parameters()]
+        storages = {gradient.untyped_storage().data_ptr(): gradient.untyped_storage() for gradient in gradients}
+        size, room = sum(each.nbytes for each in gradients), sum(each.nbytes() for each in storages.values())
+        found.append({"micro_batches": report.micro_batches, "size": size, "room": room, "storages": list(storages)})
+    return {"steps": found, "number": len(gradients), "zero": not any(each.any() for each in gradients)}
+
+
 def main(what: str, path: str):
     """Do it, and let rank 0 write what came out."""
     torch.set_num_threads(1)
@@ -174,7 +185,8 @@ def main(what: str, path: str):
         elif what == "sharded":
             results = sharded(ranks)
         else:
-            results = {"killed": killed_once, "collected": collected}[what](ranks)
+            others = {"killed": killed_once, "collected": collected, "gradients": gradients_kept}
+            results = others[what](ranks)
         if ranks.leads:
             torch.save(results, path)
 

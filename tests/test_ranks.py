@@ -209,6 +209,15 @@ def test_a_shared_muons_state_comes_together_as_it_is_and_without_torchs_slow_wa
         assert torch.equal(ours["state"][number]["momentum_buffer"], values["momentum_buffer"])
 
 
+@pytest.mark.slow
+def test_gradients_exist_once_and_stay_where_ranks_add_them_up(folder):
+    found = on_ranks(folder, 2, "gradients")
+    *_, before, last = found["steps"]
+    assert last["micro_batches"] > 2 * 2  # some went without the sum over ranks
+    assert last["size"] == last["room"] and len(last["storages"]) < found["number"]
+    assert last["storages"] == before["storages"] and found["zero"]
+
+
 @pytest.fixture(scope="module")
 def sharded(kept, undisturbed, tmp_path_factory):
     """What two ranks make of the same jobs while they share the weights, and the folder in which they did."""
