@@ -12,8 +12,11 @@ from dataclasses import replace
 
 import torch
 
+from nanolab import cli
+from nanolab.batch import Step, StepDataset
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import Job, run, start
+from nanolab.launch import options
 from nanolab.optim import Muon, states
 from nanolab.ranks import ALONE, Ranks, joined
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
@@ -170,9 +173,36 @@ def gradients_kept(ranks: Ranks) -> dict:
     return {"steps": found, "number": len(gradients), "zero": not any(each.any() for each in gradients)}
 
 
+UNPREPARED = {  # by name: the settings, and the error that rank 1 has when it prepares step 3
+    "weights on every rank": (SAVING, ValueError),
+    "shared weights": (replace(SAVING, shard_weights=True), RuntimeError),
+    "nothing supervised": (replace(SAVING, max_data_tokens=12, overlong="truncate"), RuntimeError),
+    "shared weights, nothing supervised": (
+        replace(SAVING, max_data_tokens=12, overlong="truncate", shard_weights=True),
+        ValueError,
+    ),
+}
+
+
+def unprepared(name: str) -> int:
+    """A job by the command line; its exit status."""
+    config, kind = UNPREPARED[name]
+    prepare = StepDataset.__getitem__
+
+    def prepare_or_fail(self: StepDataset, step: int) -> Step:
+        if step == 3 and os.environ["RANK"] == "1":
+            raise kind("its disk is bad")
+        return prepare(self, step)
+
+    StepDataset.__getitem__ = prepare_or_fail
+    return cli.main(["sft", *options(config)])
+
+
 def main(what: str, path: str):
     """Do it, and let rank 0 write what came out."""
     torch.set_num_threads(1)
+    if what == "unprepared":
+        sys.exit(unprepared(path))
     with joined("cpu") as ranks:
         if what == "all":
             results = {name: outcome(config, ranks) for name, config in JOBS.items()}

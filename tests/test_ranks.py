@@ -30,7 +30,7 @@ from nanolab.stream import StreamDataset
 from nanolab.tasks import ARC
 from nanolab.train import backward
 from tests.conftest import random_model
-from tests.ranks_worker import JOBS, LOADED_BY_WORKERS, SAVING, outcome, quiet, result
+from tests.ranks_worker import JOBS, LOADED_BY_WORKERS, SAVING, UNPREPARED, outcome, quiet, result
 
 CLONE = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-5
@@ -299,6 +299,24 @@ def test_an_error_of_one_rank_ends_all_and_is_told(folder):
     assert process.returncode == 1
     assert "nanolab (rank 0): " in said and "/nowhere" in said
     assert "Traceback" not in said.split("nanolab (rank 0): ")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNPREPARED)
+def test_an_error_that_only_one_rank_has_in_preparing_a_step_ends_all_and_what_is_done_is_saved(folder, name):
+    kind = UNPREPARED[name][1].__name__
+    ranks = ("--standalone", "--nproc-per-node", "2")
+    process = torchrun(folder, *ranks, "-m", "tests.ranks_worker", "unprepared", name, start_new_session=True)
+    try:
+        said, _ = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == 1
+    own_words = {"ValueError": "nanolab (rank 1): its disk is bad", "RuntimeError": "RuntimeError: its disk is bad"}
+    assert own_words[kind] in said
+    assert f"nanolab (rank 0): Rank 1 cannot go on, so rank 0 stops too. {kind}: its disk is bad" in said
+    assert sorted(path.name for path in folder.rglob("sft/d2/step_*")) == ["step_000002", "step_000003"]
 
 
 @pytest.mark.slow
