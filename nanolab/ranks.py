@@ -26,6 +26,7 @@ from nanolab.gpt import GPT
 from nanolab.meeting import NOTHING_EARLIER, Earlier, alone_earlier, meet
 from nanolab.sharded import shard
 
+NCCL_REASON = "Last error:"  # what NCCL's messages have before it is the place in torch's source and a general kind
 MAX_DETAIL = 200  # letters of another library's message that are passed on
 LAUNCHED_BY = "NANOLAB_LAUNCHED_BY"  # environment variable: who has started the ranks, "<process>:<when it began>"
 SAME_START = 1.0  # seconds by which two accounts of a process's start may differ
@@ -141,29 +142,39 @@ def joined(device_type: str = "") -> Iterator[Ranks]:
     try:
         control, earlier = meet("nccl" if on_cuda else "gloo")
     except dist.DistError as error:
-        raise LostContact(f"The other ranks did not come ({_first_line(error)}).") from error
+        raise LostContact(f"The other ranks did not come ({_reason(error)}).") from error
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, control, earlier)
     try:
         yield ranks
     except RuntimeError as error:
         if _is_lost_contact(error):
-            what = _first_line(error)
-            raise LostContact(f"Another rank is gone, so rank {ranks.rank} stops too ({what}).") from error
+            told = f"Another rank is gone, so rank {ranks.rank} stops too ({_reason(error)})."
+            if _is_nccls(error):
+                told = f"Rank {ranks.rank} has lost contact with the others, or NCCL failed: {_reason(error)}"
+            raise LostContact(told) from error
         raise
     dist.destroy_process_group()  # not after an error: it might wait for ranks that are gone
 
 
 class LostContact(RuntimeError):
-    """Another rank is gone: what went wrong stands in its own message."""
+    """Another rank is gone or cannot go on: what went wrong stands in its own message. Or else NCCL has failed."""
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:MAX_DETAIL]
+def _reason(error: Exception) -> str:
+    """The line of another library's message that says most: its first, or what stands behind NCCL's "Last error:"."""
+    text = str(error).strip()
+    last = text.partition(NCCL_REASON)[2].strip() if _is_nccls(error) else ""
+    return (last or text).partition("\n")[0][:MAX_DETAIL]
+
+
+def _is_nccls(error: Exception) -> bool:
+    """Whether NCCL has failed: it may want the others, or a larger /dev/shm, memory, a GPU for each rank."""
+    return isinstance(error, dist.DistBackendError) and "NCCL" in str(error)
 
 
 def _is_lost_contact(error: RuntimeError) -> bool:
-    """Whether a collective operation has failed for want of the others; gloo says so in the text only."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    """Whether a collective operation has failed, mostly for want of the others; gloo says so in the text only."""
+    return not isinstance(error, LostContact) and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def record_error(error: BaseException) -> None:

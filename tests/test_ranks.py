@@ -5,6 +5,7 @@ Slow: each torchrun imports torch in every process, on however few cores there a
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 
 from nanolab.batch import StepDataset
 from nanolab.checkpoint import find_checkpoint, load_folder
@@ -24,7 +26,8 @@ from nanolab.course import recipe
 from nanolab.jobs import encoding_threads, run, start, train_tokenizer
 from nanolab.launch import options
 from nanolab.layout import imbalance, share_out
-from nanolab.ranks import ALONE, joined
+from nanolab.meeting import NOTHING_EARLIER
+from nanolab.ranks import ALONE, LostContact, joined
 from nanolab.settings import SFTConfig, TokenizerConfig
 from nanolab.stream import StreamDataset
 from nanolab.tasks import ARC
@@ -306,11 +309,12 @@ def test_an_error_of_one_rank_ends_all_and_is_told(folder):
 def test_an_error_that_only_one_rank_has_in_preparing_a_step_ends_all_and_what_is_done_is_saved(folder, name):
     kind = UNPREPARED[name][1].__name__
     ranks = ("--standalone", "--nproc-per-node", "2")
-    process = torchrun(folder, *ranks, "-m", "tests.ranks_worker", "unprepared", name, start_new_session=True)
+    process = torchrun(folder, *ranks, "-m", "tests.ranks_worker", "unprepared", name)
     try:
         said, _ = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()  # torchrun's ranks would wait for each other for hours
         raise
     assert process.returncode == 1
     own_words = {"ValueError": "nanolab (rank 1): its disk is bad", "RuntimeError": "RuntimeError: its disk is bad"}
@@ -484,6 +488,46 @@ def test_without_torchrun_there_is_one_rank(monkeypatch):
     with joined() as ranks:
         assert ranks == ALONE and ranks.replica(torch.nn.Linear(1, 1)) is None
         assert ranks.gather(3) == [3] and ranks.same("a") == "a" and ranks.sum(2.5) == 2.5 and ranks.any(True)
+
+
+NCCL_FAILED = (
+    "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:93, unhandled system error (run with "
+    "NCCL_DEBUG=INFO for details), NCCL version 2.27.5\nncclSystemError: System call (e.g. socket, malloc) or external "
+    "library call failed or device error. \nLast error:\n"
+)
+NO_ROOM = "Error while creating shared memory segment /dev/shm/nccl-Wm3bTX (size 9637888)"
+GLOO_FAILED = "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4711"
+LOST = {  # what rank 1 says of the error
+    dist.DistBackendError(NCCL_FAILED + NO_ROOM + "\nException raised from ..."): (
+        f"Rank 1 has lost contact with the others, or NCCL failed: {NO_ROOM}"
+    ),
+    dist.DistBackendError(NCCL_FAILED.partition("\n")[0]): "or NCCL failed: NCCL error in: /pytorch",
+    RuntimeError(GLOO_FAILED): f"Another rank is gone, so rank 1 stops too ({GLOO_FAILED}).",
+    dist.DistStoreError("wait timeout\nmore"): "Another rank is gone, so rank 1 stops too (wait timeout).",
+    LostContact("Rank 0 cannot go on. OSError: gloo"): "Rank 0 cannot go on. OSError: gloo",
+}
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """What torchrun tells the second of two processes, and nobody to meet."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("nanolab.ranks.meet", lambda _backend: (None, NOTHING_EARLIER))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+def test_a_failed_collective_is_told_with_its_reason(error, second_of_two):
+    with pytest.raises(LostContact, match=re.escape(LOST[error])), joined("cpu"):
+        raise error
+
+
+def test_other_errors_than_a_failed_collective_are_told_as_they_are(second_of_two):
+    with pytest.raises(RuntimeError, match="^CUDA out of memory$") as found, joined("cpu"):
+        raise RuntimeError("CUDA out of memory")
+    assert not isinstance(found.value, LostContact)
 
 
 def test_ranks_refuse_mps(monkeypatch):
