@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nanolab.gpt import GPT
 from nanolab.meeting import NOTHING_EARLIER, Earlier, alone_earlier, meet
+from nanolab.runtime import pick_device
 from nanolab.sharded import shard
 
 NCCL_REASON = "Last error:"  # what NCCL's messages have before it is the place in torch's source and a general kind
@@ -121,17 +122,18 @@ def started_by_torchrun() -> bool:
 def joined(device_type: str = "") -> Iterator[Ranks]:
     """Join the processes that torchrun has started, and leave them at the end; without torchrun there is one rank.
 
-    `device_type`: "cuda" or "" with CUDA here means nccl and a GPU for each local rank, everything else gloo on the
-    processor. Raises ValueError where there are fewer GPUs than local ranks, or on MPS, which knows no ranks; and
-    LostContact if another rank disappears.
+    `device_type`: as of `pick_device`; CUDA means nccl and a GPU for each local rank, a processor gloo. Raises
+    ValueError where there are fewer GPUs than local ranks, or on MPS, which knows no ranks, also where it would only be
+    picked; and LostContact if another rank disappears.
     """
     if not started_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
         yield Ranks(earlier=alone_earlier())
         return
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    on_cuda = device_type == "cuda" or (not device_type and torch.cuda.is_available())
-    if device_type == "mps":
+    picked = pick_device(device_type, local_rank).type
+    if picked == "mps":
         raise ValueError("MPS trains in one process only: start it without torchrun, or with device_type cpu.")
+    on_cuda = picked == "cuda"
     if on_cuda and local_rank >= torch.cuda.device_count():
         raise ValueError(
             f"Local rank {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}. "

@@ -530,8 +530,16 @@ def test_other_errors_than_a_failed_collective_are_told_as_they_are(second_of_tw
     assert not isinstance(found.value, LostContact)
 
 
-def test_ranks_refuse_mps(monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="MPS trains in one process only"), joined("mps"):
+@pytest.mark.parametrize("device_type", ["mps", ""])
+def test_ranks_refuse_mps_named_or_picked(device_type, second_of_two, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="MPS trains in one process only"), joined(device_type):
         pass
+
+
+def test_ranks_on_a_mac_train_on_the_processor_if_told_so(second_of_two, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with joined("cpu") as ranks:
+        assert (ranks.rank, ranks.world_size) == (1, 2)
