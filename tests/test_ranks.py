@@ -27,7 +27,7 @@ from nanolab.jobs import encoding_threads, run, start, train_tokenizer
 from nanolab.launch import options
 from nanolab.layout import imbalance, share_out
 from nanolab.meeting import NOTHING_EARLIER
-from nanolab.ranks import ALONE, LostContact, joined
+from nanolab.ranks import ALONE, LostContact, Ranks, joined
 from nanolab.settings import SFTConfig, TokenizerConfig
 from nanolab.stream import StreamDataset
 from nanolab.tasks import ARC
@@ -528,6 +528,18 @@ def test_other_errors_than_a_failed_collective_are_told_as_they_are(second_of_tw
     with pytest.raises(RuntimeError, match="^CUDA out of memory$") as found, joined("cpu"):
         raise RuntimeError("CUDA out of memory")
     assert not isinstance(found.value, LostContact)
+
+
+class Follower(Ranks):
+    """A second rank, to which the first says that it goes on from a folder of its own machine."""
+
+    def same(self, _value):
+        return Path("/disk/of/rank_0/step_000002")
+
+
+def test_a_rank_on_a_machine_without_the_checkpoint_says_what_all_machines_need():
+    with pytest.raises(FileNotFoundError, match=r"step_000002, which rank 1's machine.*same NANOLAB_CACHE folder"):
+        start(replace(SAVING, resume="latest"), quiet, Follower(1, 2))
 
 
 @pytest.mark.parametrize("device_type", ["mps", ""])
