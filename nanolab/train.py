@@ -236,7 +236,7 @@ def backward(
     todo = [(batch, divisor) for batch, divisor in zip(batches, divisors, strict=True) if batch.num_tokens]
     if replica is None and ranks.world_size > 1:
         numbers = ranks.gather(len(todo))
-        if None in numbers:
+        if None in numbers:  # of a rank that could not prepare its part: see _taken
             raise Abandoned
         todo += [(_nothing(), 1)] * (max(numbers) - len(todo))
     if totals.num_tokens == 0:
