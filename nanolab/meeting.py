@@ -39,7 +39,8 @@ def alone_earlier() -> Earlier:
 
 
 def _parent_began() -> float:
-    return psutil.Process(os.getppid()).create_time()
+    parent = os.getppid() or os.getpid()  # 0: this process is a container's first, and as old as its start
+    return psutil.Process(parent).create_time()
 
 
 def meet(backend: str) -> tuple[dist.ProcessGroup, Earlier]:

@@ -24,8 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nanolab.gpt import GPT
 from nanolab.meeting import NOTHING_EARLIER, Earlier, alone_earlier, meet
+from nanolab.runtime import pick_device
 from nanolab.sharded import shard
 
+NCCL_REASON = "Last error:"  # what NCCL's messages have before it is the place in torch's source and a general kind
 MAX_DETAIL = 200  # letters of another library's message that are passed on
 LAUNCHED_BY = "NANOLAB_LAUNCHED_BY"  # environment variable: who has started the ranks, "<process>:<when it began>"
 SAME_START = 1.0  # seconds by which two accounts of a process's start may differ
@@ -87,7 +89,7 @@ class Ranks:
         replica = DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,  # gradients exist once
+            gradient_as_bucket_view=True,  # gradients exist once, if they are not forgotten: see train.py
         )
         replica.register_comm_hook(None, _summed)
         return replica
@@ -120,17 +122,18 @@ def started_by_torchrun() -> bool:
 def joined(device_type: str = "") -> Iterator[Ranks]:
     """Join the processes that torchrun has started, and leave them at the end; without torchrun there is one rank.
 
-    `device_type`: "cuda" or "" with CUDA here means nccl and a GPU for each local rank, everything else gloo on the
-    processor. Raises ValueError where there are fewer GPUs than local ranks, or on MPS, which knows no ranks; and
-    LostContact if another rank disappears.
+    `device_type`: as of `pick_device`; CUDA means nccl and a GPU for each local rank, a processor gloo. Raises
+    ValueError where there are fewer GPUs than local ranks, or on MPS, which knows no ranks, also where it would only be
+    picked; and LostContact if another rank disappears.
     """
     if not started_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
         yield Ranks(earlier=alone_earlier())
         return
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    on_cuda = device_type == "cuda" or (not device_type and torch.cuda.is_available())
-    if device_type == "mps":
+    picked = pick_device(device_type, local_rank).type
+    if picked == "mps":
         raise ValueError("MPS trains in one process only: start it without torchrun, or with device_type cpu.")
+    on_cuda = picked == "cuda"
     if on_cuda and local_rank >= torch.cuda.device_count():
         raise ValueError(
             f"Local rank {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}. "
@@ -141,29 +144,39 @@ def joined(device_type: str = "") -> Iterator[Ranks]:
     try:
         control, earlier = meet("nccl" if on_cuda else "gloo")
     except dist.DistError as error:
-        raise LostContact(f"The other ranks did not come ({_first_line(error)}).") from error
+        raise LostContact(f"The other ranks did not come ({_reason(error)}).") from error
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, control, earlier)
     try:
         yield ranks
     except RuntimeError as error:
         if _is_lost_contact(error):
-            what = _first_line(error)
-            raise LostContact(f"Another rank is gone, so rank {ranks.rank} stops too ({what}).") from error
+            told = f"Another rank is gone, so rank {ranks.rank} stops too ({_reason(error)})."
+            if _is_nccls(error):
+                told = f"Rank {ranks.rank} has lost contact with the others, or NCCL failed: {_reason(error)}"
+            raise LostContact(told) from error
         raise
     dist.destroy_process_group()  # not after an error: it might wait for ranks that are gone
 
 
 class LostContact(RuntimeError):
-    """Another rank is gone: what went wrong stands in its own message."""
+    """Another rank is gone or cannot go on: what went wrong stands in its own message. Or else NCCL has failed."""
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:MAX_DETAIL]
+def _reason(error: Exception) -> str:
+    """The line of another library's message that says most: its first, or what stands behind NCCL's "Last error:"."""
+    text = str(error).strip()
+    last = text.partition(NCCL_REASON)[2].strip() if _is_nccls(error) else ""
+    return (last or text).partition("\n")[0][:MAX_DETAIL]
+
+
+def _is_nccls(error: Exception) -> bool:
+    """Whether NCCL has failed: it may want the others, or a larger /dev/shm, memory, a GPU for each rank."""
+    return isinstance(error, dist.DistBackendError) and "NCCL" in str(error)
 
 
 def _is_lost_contact(error: RuntimeError) -> bool:
-    """Whether a collective operation has failed for want of the others; gloo says so in the text only."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    """Whether a collective operation has failed, mostly for want of the others; gloo says so in the text only."""
+    return not isinstance(error, LostContact) and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def record_error(error: BaseException) -> None:

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -97,19 +98,23 @@ def train(
             the ranks share the model's weights (`ranks.shard`).
 
     Raises FloatingPointError, before any weight moves, when the loss or the gradient is not finite; it names the step
-    and its conversations. An error that breaks off the moving of the weights itself has an attribute `half_moved`.
+    and its conversations. An error that breaks off the moving of the weights itself has an attribute `half_moved`, one
+    that `steps` raises has `unprepared`: the other ranks then end without a report, before any weight moves.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    # A replica's gradients stay where it adds them up: forgotten, they would be made a second time beside that place.
+    # (They are there twice in the first two steps: torch rearranges that place once, before the second sum.)
+    clear = partial(model.zero_grad, set_to_none=replica is None)
     steps = iter(steps)
     for number in itertools.count(first_step):
         began = time.perf_counter()
-        step = next(steps, None)
+        step = _taken(steps, ranks, replica)
         if step is None:
             return
         multiplier, momentum = schedule(number)
         set_rates(optimizers, multiplier, momentum)
         model.train()
-        model.zero_grad(set_to_none=True)  # what a step that was broken off has left
+        clear()  # what a step that was broken off has left
         try:
             loss = backward(
                 forward or model,
@@ -123,7 +128,7 @@ def train(
                 replica=replica,
             )
         except Abandoned:
-            model.zero_grad(set_to_none=True)
+            clear()
             return
         if loss is not None and not math.isfinite(loss):
             raise _not_finite(model, number, f"the loss is {loss}", step)
@@ -137,7 +142,7 @@ def train(
                 torch.nn.utils.clip_grads_with_norm_(weights, grad_clip, norm)
                 grad_norm = norm.item()
             _move(optimizers)
-        model.zero_grad(set_to_none=True)
+        clear()
         synchronize(weights[0].device)
         totals = step.totals
         yield Report(
@@ -156,6 +161,19 @@ def train(
             pairs=step.pairs,
             imbalance=totals.imbalance,
         )
+
+
+def _taken(steps: Iterator[Step], ranks: Ranks, replica: Callable[..., torch.Tensor] | None) -> Step | None:
+    """The next step, None behind the last. A rank that cannot have it answers what the others ask in `backward`."""
+    try:
+        return next(steps, None)
+    except Exception as error:
+        error.unprepared = True  # for whoever would tell the others why
+        if replica is None:
+            ranks.gather(None)
+        else:
+            ranks.any(True)
+        raise
 
 
 def _move(optimizers: list[torch.optim.Optimizer]):
@@ -179,7 +197,7 @@ def _not_finite(model: torch.nn.Module, number: int, what: str, step: Step) -> F
 
 
 class Abandoned(Exception):
-    """A step was given up between two micro-batches, on request."""
+    """A step was given up before its last micro-batch, on request or because another rank could not prepare it."""
 
 
 def backward(
@@ -207,8 +225,6 @@ def backward(
     each of its passes is of all ranks, so those with fewer micro-batches have empty ones at the end.
     """
     totals = totals or Step(batches).totals
-    if totals.num_tokens == 0:
-        return None
     counts = [batch.num_tokens for batch in batches]
     if loss_average == "step":
         divisors = [totals.num_tokens] * len(batches)
@@ -218,10 +234,17 @@ def backward(
         raise ValueError(f'loss_average must be "step" or "micro_batch", got {loss_average!r}.')
     device = device or next(model.parameters()).device
     todo = [(batch, divisor) for batch, divisor in zip(batches, divisors, strict=True) if batch.num_tokens]
+    if replica is None and ranks.world_size > 1:
+        numbers = ranks.gather(len(todo))
+        if None in numbers:  # of a rank that could not prepare its part: see _taken
+            raise Abandoned
+        todo += [(_nothing(), 1)] * (max(numbers) - len(todo))
+    if totals.num_tokens == 0:
+        if replica is not None and _stops(should_stop(), True, ranks):
+            raise Abandoned
+        return None
     if replica is not None and not todo:
         todo = [(batches[0], 1)]  # a gradient of zeros: the others wait for this rank's part of the sum
-    if replica is None and ranks.world_size > 1:
-        todo += [(_nothing(), 1)] * (max(ranks.gather(len(todo))) - len(todo))
     total = torch.zeros((), device=device)
     for number, (batch, divisor) in enumerate(todo, 1):
         last = number == len(todo)

@@ -12,9 +12,12 @@ from dataclasses import replace
 
 import torch
 
+from nanolab import cli
+from nanolab.batch import Step, StepDataset
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import Job, run, start
-from nanolab.optim import Muon
+from nanolab.launch import options
+from nanolab.optim import Muon, states
 from nanolab.ranks import ALONE, Ranks, joined
 from nanolab.settings import BaseConfig, MidConfig, SFTConfig
 from nanolab.sharded import gathered, part_of, whole
@@ -147,9 +150,59 @@ def sharded(ranks: Ranks) -> dict:
     return results
 
 
+def collected(ranks: Ranks) -> dict:
+    """A shared Muon's state by `states`, before and after a step, and then by the optimizer's own way."""
+    job = start(JOBS["shared Muon"], quiet, ranks)
+    muon = job.optimizers[1]
+    own_way, muon.consolidate_state_dict = muon.consolidate_state_dict, None  # whoever calls it here fails
+    before = states(job.optimizers)[1]
+    next(run(job, quiet))
+    after = states(job.optimizers)[1]
+    own_way(to=0)
+    return {"before": before, "after": after, "own way": muon.state_dict() if ranks.leads else {}}
+
+
+def gradients_kept(ranks: Ranks) -> dict:
+    """Behind each step: where the gradients are, their bytes, and those of the storages in which they lie."""
+    job, found = start(replace(JOBS["packed"], num_iterations=5, device_batch_tokens=60), quiet, ranks), []
+    for report in run(job, quiet):
+        gradients = [weight.grad for weight in job.model.parameters()]
+        storages = {gradient.untyped_storage().data_ptr(): gradient.untyped_storage() for gradient in gradients}
+        size, room = sum(each.nbytes for each in gradients), sum(each.nbytes() for each in storages.values())
+        found.append({"micro_batches": report.micro_batches, "size": size, "room": room, "storages": list(storages)})
+    return {"steps": found, "number": len(gradients), "zero": not any(each.any() for each in gradients)}
+
+
+UNPREPARED = {  # by name: the settings, and the error that rank 1 has when it prepares step 3
+    "weights on every rank": (SAVING, ValueError),
+    "shared weights": (replace(SAVING, shard_weights=True), RuntimeError),
+    "nothing supervised": (replace(SAVING, max_data_tokens=12, overlong="truncate"), RuntimeError),
+    "shared weights, nothing supervised": (
+        replace(SAVING, max_data_tokens=12, overlong="truncate", shard_weights=True),
+        ValueError,
+    ),
+}
+
+
+def unprepared(name: str) -> int:
+    """A job by the command line; its exit status."""
+    config, kind = UNPREPARED[name]
+    prepare = StepDataset.__getitem__
+
+    def prepare_or_fail(self: StepDataset, step: int) -> Step:
+        if step == 3 and os.environ["RANK"] == "1":
+            raise kind("its disk is bad")
+        return prepare(self, step)
+
+    StepDataset.__getitem__ = prepare_or_fail
+    return cli.main(["sft", *options(config)])
+
+
 def main(what: str, path: str):
     """Do it, and let rank 0 write what came out."""
     torch.set_num_threads(1)
+    if what == "unprepared":
+        sys.exit(unprepared(path))
     with joined("cpu") as ranks:
         if what == "all":
             results = {name: outcome(config, ranks) for name, config in JOBS.items()}
@@ -157,10 +210,13 @@ def main(what: str, path: str):
             results = outcome(SAVING, ranks, most=3)
         elif what in ("resume", "resume sharded"):
             results = outcome(replace(SAVING, resume="latest", shard_weights=what != "resume"), ranks)
+        elif what == "one":
+            results = outcome(JOBS["packed"], ranks)
         elif what == "sharded":
             results = sharded(ranks)
         else:
-            results = {"one": outcome, "killed": killed_once}[what](*([JOBS["packed"]] if what == "one" else []), ranks)
+            others = {"killed": killed_once, "collected": collected, "gradients": gradients_kept}
+            results = others[what](ranks)
         if ranks.leads:
             torch.save(results, path)
 

@@ -9,11 +9,13 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch._dynamo.utils import counters
 
 from nanolab.batch import lay_out
 from nanolab.compiled import CompiledGPT, compiler_problem
 from nanolab.layout import possible_shapes
+from nanolab.ranks import Ranks
 from nanolab.train import backward
 from tests.conftest import random_model
 
@@ -93,6 +95,28 @@ def test_compiled_equals_eager_and_compiles_nothing_after_the_warm_up(warm):
     for step in [*STEPS, *STEPS]:
         assert_same(gradients(compiled, compiled.model, step), gradients(compiled.model, compiled.model, step))
         assert compiled.recompilations == 0
+
+
+@pytest.fixture
+def replica(warm, tmp_path):
+    """The warm model as ranks wrap it, in a group of one process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield Ranks(world_size=2).replica(warm[0].model)  # a single rank has none, so it is told of two
+    warm[0].model.zero_grad(set_to_none=True)
+    dist.destroy_process_group()
+
+
+def test_compiled_with_a_replica_equals_eager_and_compiles_nothing_more(warm, replica):
+    compiled, model = warm[0], warm[0].model
+    for step in [*STEPS, *STEPS]:
+        eager = gradients(model, model, step)
+        model.zero_grad(set_to_none=True)
+        for _ in range(2):  # the second time gradients stay in their place, as in train
+            loss = backward(compiled, step, device=model.device, replica=compiled.calling(replica))
+            ours = loss, {name: weight.grad.clone() for name, weight in model.named_parameters()}
+            assert_same(ours, eager)
+            assert compiled.recompilations == 0
+            model.zero_grad(set_to_none=False)
 
 
 def test_a_micro_batch_with_one_supervised_token_compiles_nothing_either(warm):

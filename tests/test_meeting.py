@@ -1,9 +1,11 @@
 """How ranks find those of the same start: on a store that has known other starts."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import torch.distributed as dist
 
@@ -63,3 +65,9 @@ def test_a_single_process_knows_from_torchrun_whether_it_was_started_before(monk
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     earlier = alone_earlier()
     assert earlier.starts == 2 and 0 < earlier.began < time.time()
+
+
+def test_the_first_process_of_a_container_which_has_no_parent_counts_from_its_own_start(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(os, "getppid", lambda: 0)
+    assert alone_earlier() == (1, psutil.Process().create_time())

@@ -5,6 +5,7 @@ Slow: each torchrun imports torch in every process, on however few cores there a
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 
 from nanolab.batch import StepDataset
 from nanolab.checkpoint import find_checkpoint, load_folder
@@ -24,13 +26,14 @@ from nanolab.course import recipe
 from nanolab.jobs import encoding_threads, run, start, train_tokenizer
 from nanolab.launch import options
 from nanolab.layout import imbalance, share_out
-from nanolab.ranks import ALONE, joined
+from nanolab.meeting import NOTHING_EARLIER
+from nanolab.ranks import ALONE, LostContact, Ranks, joined
 from nanolab.settings import SFTConfig, TokenizerConfig
 from nanolab.stream import StreamDataset
 from nanolab.tasks import ARC
 from nanolab.train import backward
 from tests.conftest import random_model
-from tests.ranks_worker import JOBS, LOADED_BY_WORKERS, SAVING, outcome, quiet, result
+from tests.ranks_worker import JOBS, LOADED_BY_WORKERS, SAVING, UNPREPARED, outcome, quiet, result
 
 CLONE = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-5
@@ -198,6 +201,26 @@ def test_a_checkpoint_of_two_ranks_resumes_with_one_and_with_three(folder, undis
         assert_same_weights(found["weights"], undisturbed["weights"])
 
 
+@pytest.mark.slow
+def test_a_shared_muons_state_comes_together_as_it_is_and_without_torchs_slow_way(folder):
+    found = on_ranks(folder, 3, "collected")
+    assert found["before"]["state"] == {}
+    ours, theirs = found["after"], found["own way"]
+    assert ours["param_groups"] == theirs["param_groups"] and list(ours["state"]) == list(theirs["state"]) != []
+    for number, values in theirs["state"].items():
+        assert ours["state"][number].keys() == values.keys() == {"momentum_buffer"}
+        assert torch.equal(ours["state"][number]["momentum_buffer"], values["momentum_buffer"])
+
+
+@pytest.mark.slow
+def test_gradients_exist_once_and_stay_where_ranks_add_them_up(folder):
+    found = on_ranks(folder, 2, "gradients")
+    *_, before, last = found["steps"]
+    assert last["micro_batches"] > 2 * 2  # some went without the sum over ranks
+    assert last["size"] == last["room"] and len(last["storages"]) < found["number"]
+    assert last["storages"] == before["storages"] and found["zero"]
+
+
 @pytest.fixture(scope="module")
 def sharded(kept, undisturbed, tmp_path_factory):
     """What two ranks make of the same jobs while they share the weights, and the folder in which they did."""
@@ -279,6 +302,25 @@ def test_an_error_of_one_rank_ends_all_and_is_told(folder):
     assert process.returncode == 1
     assert "nanolab (rank 0): " in said and "/nowhere" in said
     assert "Traceback" not in said.split("nanolab (rank 0): ")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNPREPARED)
+def test_an_error_that_only_one_rank_has_in_preparing_a_step_ends_all_and_what_is_done_is_saved(folder, name):
+    kind = UNPREPARED[name][1].__name__
+    ranks = ("--standalone", "--nproc-per-node", "2")
+    process = torchrun(folder, *ranks, "-m", "tests.ranks_worker", "unprepared", name)
+    try:
+        said, _ = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()  # torchrun's ranks would wait for each other for hours
+        raise
+    assert process.returncode == 1
+    own_words = {"ValueError": "nanolab (rank 1): its disk is bad", "RuntimeError": "RuntimeError: its disk is bad"}
+    assert own_words[kind] in said
+    assert f"nanolab (rank 0): Rank 1 cannot go on, so rank 0 stops too. {kind}: its disk is bad" in said
+    assert sorted(path.name for path in folder.rglob("sft/d2/step_*")) == ["step_000002", "step_000003"]
 
 
 @pytest.mark.slow
@@ -448,8 +490,68 @@ def test_without_torchrun_there_is_one_rank(monkeypatch):
         assert ranks.gather(3) == [3] and ranks.same("a") == "a" and ranks.sum(2.5) == 2.5 and ranks.any(True)
 
 
-def test_ranks_refuse_mps(monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="MPS trains in one process only"), joined("mps"):
+NCCL_FAILED = (
+    "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:93, unhandled system error (run with "
+    "NCCL_DEBUG=INFO for details), NCCL version 2.27.5\nncclSystemError: System call (e.g. socket, malloc) or external "
+    "library call failed or device error. \nLast error:\n"
+)
+NO_ROOM = "Error while creating shared memory segment /dev/shm/nccl-Wm3bTX (size 9637888)"
+GLOO_FAILED = "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4711"
+LOST = {  # what rank 1 says of the error
+    dist.DistBackendError(NCCL_FAILED + NO_ROOM + "\nException raised from ..."): (
+        f"Rank 1 has lost contact with the others, or NCCL failed: {NO_ROOM}"
+    ),
+    dist.DistBackendError(NCCL_FAILED.partition("\n")[0]): "or NCCL failed: NCCL error in: /pytorch",
+    RuntimeError(GLOO_FAILED): f"Another rank is gone, so rank 1 stops too ({GLOO_FAILED}).",
+    dist.DistStoreError("wait timeout\nmore"): "Another rank is gone, so rank 1 stops too (wait timeout).",
+    LostContact("Rank 0 cannot go on. OSError: gloo"): "Rank 0 cannot go on. OSError: gloo",
+}
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """What torchrun tells the second of two processes, and nobody to meet."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("nanolab.ranks.meet", lambda _backend: (None, NOTHING_EARLIER))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+def test_a_failed_collective_is_told_with_its_reason(error, second_of_two):
+    with pytest.raises(LostContact, match=re.escape(LOST[error])), joined("cpu"):
+        raise error
+
+
+def test_other_errors_than_a_failed_collective_are_told_as_they_are(second_of_two):
+    with pytest.raises(RuntimeError, match="^CUDA out of memory$") as found, joined("cpu"):
+        raise RuntimeError("CUDA out of memory")
+    assert not isinstance(found.value, LostContact)
+
+
+class Follower(Ranks):
+    """A second rank, to which the first says that it goes on from a folder of its own machine."""
+
+    def same(self, _value):
+        return Path("/disk/of/rank_0/step_000002")
+
+
+def test_a_rank_on_a_machine_without_the_checkpoint_says_what_all_machines_need():
+    with pytest.raises(FileNotFoundError, match=r"step_000002, which rank 1's machine.*same NANOLAB_CACHE folder"):
+        start(replace(SAVING, resume="latest"), quiet, Follower(1, 2))
+
+
+@pytest.mark.parametrize("device_type", ["mps", ""])
+def test_ranks_refuse_mps_named_or_picked(device_type, second_of_two, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="MPS trains in one process only"), joined(device_type):
         pass
+
+
+def test_ranks_on_a_mac_train_on_the_processor_if_told_so(second_of_two, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with joined("cpu") as ranks:
+        assert (ranks.rank, ranks.world_size) == (1, 2)

@@ -16,7 +16,7 @@ from nanolab.jobs.loading import make_loader, steps_of
 from nanolab.jobs.metrics import about, open_metrics, write_line
 from nanolab.jobs.saving import save
 from nanolab.memory import in_mib
-from nanolab.ranks import launcher_is_gone
+from nanolab.ranks import LostContact, launcher_is_gone
 from nanolab.trackers import reported
 from nanolab.train import Report, train
 
@@ -71,10 +71,7 @@ def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
                 metrics = evaluate_and_say(job, step, say, interrupts.at_once)
             except Interrupted as stopped:
                 _leave(job, stopped.signal_number, say)
-            report = _next_report(job, training, say)
-            if report is None:
-                asked = job.ranks.gather(interrupts.asked)  # it may be another rank that was told to stop
-                _leave(job, next(number for number in asked if number is not None), say)
+            report = _next_report(job, training, interrupts, say)
             report.metrics = metrics
             report.mfu = _mfu(job, report)
             job.shares_of_peak.append(report.mfu)
@@ -100,21 +97,46 @@ def _is_to_stop(interrupts: Interrupts) -> bool:
     return interrupts.asked is not None
 
 
-def _next_report(job: Job, training: Iterator[Report], say: Say) -> Report | None:
-    """The next step's report; None if the run is to stop. After an error the steps done before it are saved."""
+def _next_report(job: Job, training: Iterator[Report], interrupts: Interrupts, say: Say) -> Report:
+    """The next step's report. If there is none, the steps done before are saved, and what ends the run is raised."""
     job.memory.reset()
     try:
         report = next(training, None)
     except BaseException as error:
         job.broken = getattr(error, "half_moved", False)
-        unsaved = job.config.save and job.first_step > job.saved_step
+        if getattr(error, "unprepared", False):
+            _end_together(job, interrupts, say, error)
         # Ranks save together; an error that only one of them has ends all, and the last checkpoint is what there is.
-        common = job.ranks.world_size == 1 or isinstance(error, FloatingPointError | ValueError)
-        if unsaved and common and not job.broken and not isinstance(error, Interrupted):
-            save(job, job.first_step, say)
+        common = job.ranks.world_size == 1 or isinstance(error, FloatingPointError)
+        if common and not job.broken and not isinstance(error, Interrupted):
+            _save_if_new(job, say)
         raise
+    if report is None:
+        _end_together(job, interrupts, say)
     job.peak_bytes = max(job.peak_bytes, job.memory.peak_bytes())
     return report
+
+
+def _end_together(job: Job, interrupts: Interrupts, say: Say, error: Exception | None = None):
+    """End the run where all ranks stand before the same step: save, and raise why.
+
+    A rank was told to stop, or could not prepare the step: then `error` is why, on that rank.
+    """
+    words = None if error is None else f"{type(error).__name__}: {error}"
+    told = job.ranks.gather((interrupts.asked, words))
+    failed = [(rank, words) for rank, (_, words) in enumerate(told) if words is not None]
+    if not failed:
+        _leave(job, next(number for number, _ in told if number is not None), say)
+    _save_if_new(job, say)
+    if error is not None:
+        raise error
+    rank, words = failed[0]
+    raise LostContact(f"Rank {rank} cannot go on, so rank {job.ranks.rank} stops too. {words}")
+
+
+def _save_if_new(job: Job, say: Say):
+    if job.config.save and job.first_step > job.saved_step:
+        save(job, job.first_step, say)
 
 
 def _finish(job: Job, metrics_file: TextIO, interrupts: Interrupts, say: Say):
@@ -162,8 +184,7 @@ def _leave(job: Job, signal_number: int, say: Say):
     """End an interrupted run between two steps: save what is done, and raise Interrupted with what to do."""
     _say_left_out(job, say)
     kept = "Nothing was saved (save is off)."
-    if job.config.save and job.first_step > job.saved_step:
-        save(job, job.first_step, say)
+    _save_if_new(job, say)
     if job.config.save and job.first_step:
         kept = f'Go on with resume="latest"{OR_AGAIN}.'
     elif job.config.save:

@@ -12,6 +12,7 @@ from nanolab.jobs.job import Here, Job, Say, say_nothing
 from nanolab.jobs.saving import after_restart, checkpoint_to_resume, restore
 from nanolab.jobs.stages import start_base, start_mid, start_sft
 from nanolab.memory import STREAM, Load, RunSizes, available_bytes, estimate_memory, held_bytes, in_mib, memory_warning
+from nanolab.paths import shown
 from nanolab.ranks import ALONE, Ranks
 from nanolab.runtime import DTYPES, describe_machine, pick_device, pick_dtype, set_deterministic
 from nanolab.settings import BaseConfig, JobConfig, MidConfig, SFTConfig, check_settings
@@ -49,6 +50,11 @@ def start(config: JobConfig, say: Say = print, ranks: Ranks = ALONE) -> Job:
 
 def _here(config, say: Say, ranks: Ranks, origin: Path | None) -> Here:
     """The device and the precision; that of a run that is resumed stays what it was, though it was measured."""
+    if origin is not None and not origin.exists():  # rank 0 has found it: this is another machine
+        raise FileNotFoundError(
+            f"Rank 0 goes on from {shown(origin)}, which rank {ranks.rank}'s machine does not have. All machines need "
+            "the same NANOLAB_CACHE folder, on a disk that they share."
+        )
     device = pick_device(config.device_type, ranks.local_rank)
     dtype, reason = ranks.same(pick_dtype(config.dtype, device))
     before = None if origin is None else read_meta(origin).get("dtype")
