@@ -14,12 +14,12 @@ The straight line. Each step is one value, made by one function, in one module:
 
 Beside the line: `settings.py` (one flat dataclass a job), `layout.py` (how a step is shared out over micro-batches),
 `compiled.py` (torch.compile at the call site), `ranks.py` and `meeting.py` (processes that train together),
-`sharded.py` (and share the weights), `launch.py`, `launched.py` and `rank_errors.py` (start and watch them from a
-notebook), `full_run.py` and `forecast.py` (all stages), `runtime.py` (device, dtype, seeds), `flops.py` (useful
-arithmetic), `paths.py` (where files go), `jobs/` (puts the steps together: tokenizer, base, mid, sft), `trackers.py`
-and `runs.py` (what runs leave behind), `grades.py` (several tasks side by side), `convert/` (nanochat and
-transformers, in and out), `show/` (what notebooks draw), `course.py` (runs the notebooks), `cli.py` (`python -m
-nanolab ...`). Imports point from later steps to earlier ones, never back.
+`sharded.py` (and share the weights), `launch.py`, `launched.py`, `torchrun.py` and `rank_errors.py` (start and watch
+them from a notebook), `full_run.py` and `forecast.py` (all stages), `runtime.py` (device, dtype, seeds), `flops.py`
+(useful arithmetic), `paths.py` (where files go), `jobs/` (puts the steps together: tokenizer, base, mid, sft),
+`trackers.py` and `runs.py` (what runs leave behind), `grades.py` (several tasks side by side), `convert/` (nanochat and
+transformers, in and out), `show/` (what notebooks draw), `course.py` (runs the notebooks), `cli.py` (`python -m nanolab
+...`). Imports point from later steps to earlier ones, never back.
 
 Symbols, the same everywhere: B rows of a batch, T positions of a row, V tokens of the vocabulary, C = n_embd width,
 H heads, D width of a head; ids are lists of int, mask is 1 where the model is trained to say the token.

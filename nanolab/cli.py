@@ -53,9 +53,10 @@ Command = (
 
 def main(args: list[str] | None = None) -> int:
     """Run one job; the exit status is 0, 1 after an error that is told in one line, 130 or 143 if it was stopped."""
+    parent = os.getppid()  # asked now, since it may be gone when the slow imports are done
     config = tyro.cli(Command, prog="nanolab", args=args)
     try:
-        return run_job(config)
+        return run_job(config, parent)
     except Interrupted as stopped:
         print(f"nanolab: {stopped}", file=sys.stderr)
         return stopped.exit_status
@@ -64,8 +65,8 @@ def main(args: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
-def run_job(config: Config) -> int:
-    """Do what the settings ask for; the exit status."""
+def run_job(config: Config, parent: int | None = None) -> int:
+    """Do what the settings ask for; the exit status. `parent`: the process that has started this one."""
     from nanolab.ranks import LostContact, joined, record_error, started_by_torchrun
     from nanolab.sandbox import SandboxUnavailable
     from nanolab.tasks import DataUnavailable
@@ -82,7 +83,7 @@ def run_job(config: Config) -> int:
             check_settings(config)
             runs.print_table(config)
             return 0
-        with joined(getattr(config, "device_type", "")) as ranks:
+        with joined(getattr(config, "device_type", ""), parent) as ranks:
             if ranks.leads:
                 print(describe_settings(config), end="\n\n")
             _work(config, ranks)

@@ -43,12 +43,13 @@ def _parent_began() -> float:
     return psutil.Process(parent).create_time()
 
 
-def meet(backend: str) -> tuple[dist.ProcessGroup, Earlier]:
+def meet(backend: str, parent: int) -> tuple[dist.ProcessGroup, Earlier]:
     """Make the group of all ranks of this start, and a second one, gloo on the processor, which is returned.
 
-    Raises dist.DistError if some ranks do not come.
+    The process ends if it is no child of `parent`, which is torchrun, any more. Raises dist.DistError if some ranks do
+    not come.
     """
-    with _not_without_torchrun():
+    with _not_without(parent):
         store, rank, world_size = next(dist.rendezvous("env://"))
         store = dist.PrefixStore("nanolab", store)
         store.add("starts", int(rank == 0))
@@ -96,9 +97,9 @@ def _answer(store: dist.Store, name: str, world_size: int, left: threading.Event
 
 
 @contextmanager
-def _not_without_torchrun() -> Iterator[None]:
+def _not_without(parent: int) -> Iterator[None]:
     """While entered, this process ends if its parent does: alone it would wait half an hour for the other ranks."""
-    parent, met = os.getppid(), threading.Event()
+    met = threading.Event()
 
     def watch():
         while not met.wait(1.0):

@@ -119,12 +119,13 @@ def started_by_torchrun() -> bool:
 
 
 @contextmanager
-def joined(device_type: str = "") -> Iterator[Ranks]:
+def joined(device_type: str = "", parent: int | None = None) -> Iterator[Ranks]:
     """Join the processes that torchrun has started, and leave them at the end; without torchrun there is one rank.
 
     `device_type`: as of `pick_device`; CUDA means nccl and a GPU for each local rank, a processor gloo. Raises
     ValueError where there are fewer GPUs than local ranks, or on MPS, which knows no ranks, also where it would only be
-    picked; and LostContact if another rank disappears.
+    picked; and LostContact if another rank disappears. `parent` is who has started this process, if that was asked
+    earlier than now: a rank whose torchrun is gone does not wait for the others.
     """
     if not started_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
         yield Ranks(earlier=alone_earlier())
@@ -142,7 +143,7 @@ def joined(device_type: str = "") -> Iterator[Ranks]:
     if on_cuda:
         torch.cuda.set_device(local_rank)
     try:
-        control, earlier = meet("nccl" if on_cuda else "gloo")
+        control, earlier = meet("nccl" if on_cuda else "gloo", parent or os.getppid())
     except dist.DistError as error:
         raise LostContact(f"The other ranks did not come ({_reason(error)}).") from error
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, control, earlier)

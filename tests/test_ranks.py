@@ -3,6 +3,7 @@
 Slow: each torchrun imports torch in every process, on however few cores there are.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -352,20 +353,34 @@ time.sleep(float(sys.argv[1]))
 """
 
 
-@pytest.mark.slow
-def test_a_rank_whose_torchrun_is_gone_does_not_wait_for_the_others(folder):
+@contextlib.contextmanager
+def nobody_answers(folder):
+    """The environment of a rank whose rank 0 does not come."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound and not listening: who connects is refused, and tries again
         env = {**os.environ, "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "NANOLAB_CACHE": str(folder)}
-        env["MASTER_PORT"] = str(nobody.getsockname()[1])
+        yield {**env, "MASTER_PORT": str(nobody.getsockname()[1])}
+
+
+@pytest.mark.slow
+def test_a_rank_whose_torchrun_is_gone_does_not_wait_for_the_others(folder):
+    with nobody_answers(folder) as env:
         done = subprocess.run(
             [sys.executable, "-c", ORPHANING, "12"], env=env, cwd=CLONE, stdout=subprocess.PIPE, text=True, timeout=60
         )
         rank = int(done.stdout)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while psutil.pid_exists(rank) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not psutil.pid_exists(rank)
+
+
+@pytest.mark.slow
+def test_a_rank_whose_torchrun_was_gone_before_it_could_look_does_not_wait_either(folder):
+    late = "import os; from nanolab.ranks import joined\nwith joined('cpu', parent=os.getpid()): pass"  # not its parent
+    with nobody_answers(folder) as env:
+        done = subprocess.run([sys.executable, "-c", late], env=env, cwd=CLONE, timeout=120)
+    assert done.returncode == 128 + signal.SIGTERM
 
 
 def steps_of(toy_mixture, tokenizer, world_size: int, **options) -> list[StepDataset]:
