@@ -1,5 +1,5 @@
 """launch: torchrun as a notebook's child. Two processes on the processor, over gloo; where the training does not matter
-a small pretended one takes its place (launch_worker.py), which needs no torch.
+a small pretended one takes its place (launch_worker.py), which mostly needs no torch.
 """
 
 import json
@@ -33,6 +33,7 @@ from nanolab.interrupt import Interrupted
 from nanolab.jobs import STAGE_OF, run, start, train_tokenizer
 from nanolab.launch import _environment, launch, options
 from nanolab.launched import LaunchFailed, Tail, running
+from nanolab.rank_errors import failure
 from nanolab.ranks import LAUNCHED_BY, is_gone, launcher_is_gone, this_process
 from nanolab.settings import PATHS, BaseConfig, MidConfig, SFTConfig, TokenizerConfig
 from nanolab.show import LiveCurve
@@ -242,6 +243,17 @@ def test_a_traceback_is_told_by_its_last_line_and_its_place_though_another_rank_
     assert why == "rank 1: ZeroDivisionError: rank 1 divides by nothing"
     log = Path(place.removeprefix("The whole traceback: "))
     assert log.name == "stderr.log" and log.parent.name == "1" and "KeyError: 3" in log.read_text()
+
+
+def test_the_error_that_ended_a_rank_is_told_and_not_the_interrupts_that_it_brought_about(tmp_path):
+    ends = {"KeyboardInterrupt": 0, "torch.OutOfMemoryError: CUDA out of memory.": 1}
+    for line, rank in ends.items():
+        folder = tmp_path / "abc" / "attempt_0" / str(rank)
+        folder.mkdir(parents=True)
+        said = ["Traceback (most recent call last):", '  File "train.py", line 3, in train', "    ^^^^", line]
+        (folder / "stderr.log").write_text("".join(f"[rank{rank}]: {text}\n" for text in said) + "\n")
+    told = failure(tmp_path, first_rank=8, told_only=False)
+    assert told.startswith("rank 9: torch.OutOfMemoryError: CUDA out of memory.\nThe whole traceback: ")
 
 
 def test_steps_repeated_after_a_restart_are_yielded_once_and_damaged_lines_never(worker, cache):
