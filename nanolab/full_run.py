@@ -34,6 +34,7 @@ OF_SFT = (
     "max_data_tokens",
     "init_lr_frac",
     "eval_steps",
+    "num_workers",
 )
 OF_ALL = ("data", "model_tag", "device_type", "dtype", "compile", "report_to", "save_every", "keep_last")
 

@@ -3,12 +3,14 @@
 import doctest
 import math
 import os
+from dataclasses import fields
 
 import pytest
 
 from nanolab import forecast as forecasting
 from nanolab import full_run
 from nanolab.checkpoint import META, find_checkpoint
+from nanolab.course import STAGES
 from nanolab.forecast import (
     fits_card,
     forecast,
@@ -78,6 +80,23 @@ def test_parameters_become_the_settings_of_each_stage():
         "mid",
     )
     assert FullRun(max_problems=-1).config("sft").eval_metrics_max_problems == 1024
+
+
+# A value of each field that is neither its default nor a stage's.
+OTHERS = {"data": "hub", "model_tag": "other", "depth": 3, "num_shards": 5, "max_seq_len": 64, "device_batch_size": 3}
+OTHERS |= {"total_batch_size": 384, "target_examples_per_step": 7, "batching": "bucketed", "device_batch_tokens": 900}
+OTHERS |= {"max_data_tokens": 700, "init_lr_frac": 0.4, "eval_tokens": 4_321, "eval_steps": 9, "device_type": "cpu"}
+OTHERS |= {"dtype": "float32", "compile": "off", "report_to": "tensorboard", "num_workers": 4, "save_every": 11}
+OTHERS |= {"keep_last": 3}
+NOT_MEANT = {"base": {"num_workers"}, "mid": {"num_workers", "init_lr_frac"}, "sft": {"device_batch_size"}}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_field_that_is_a_setting_of_a_stage_arrives_there(stage):
+    settings = vars(FullRun(**OTHERS).config(stage))
+    names = {field.name for field in fields(FullRun)} & set(settings)
+    assert names <= set(OTHERS)
+    assert {name for name in names if settings[name] != OTHERS[name]} == NOT_MEANT[stage]
 
 
 def test_a_run_without_the_mid_stage_goes_on_from_base():
