@@ -9,8 +9,8 @@
 The notebook's own process never trains, so it holds no GPU memory and forks nothing, not even for `nproc=1`.
 
 Stopping the cell asks the ranks to stop, waits until they have saved, and raises Interrupted with their own words;
-stopping it once more kills them all. A loop that is left (break) asks, too. If the notebook's process dies, the ranks
-notice, save and end. When torchrun starts the ranks again (`max_restarts`), they go on from their last checkpoint:
+stopping it once more kills them all. A loop that is left (break) asks, too, and so does a notebook's process that dies
+(torchrun.py). When torchrun starts the ranks again (`max_restarts`), they go on from their last checkpoint:
 steps that they repeat are not yielded again.
 
     data_cache/runs/<run>/launch/      of the last launch only
@@ -33,7 +33,7 @@ from nanolab.checkpoint import find_checkpoint, read_meta
 from nanolab.jobs import STAGE_OF, Say, checkpoint_to_resume
 from nanolab.launched import PATIENCE, Launched
 from nanolab.paths import CLONE, cache_dir
-from nanolab.ranks import LAUNCHED_BY, is_gone, this_process
+from nanolab.ranks import is_gone
 from nanolab.runtime import pick_device
 from nanolab.settings import BaseConfig, JobConfig, check_settings, describe_settings
 from nanolab.trackers import RUNNING, STATUS, check_trackers, read_json
@@ -86,7 +86,7 @@ def launch(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     command = [*how[node_rank], "--redirects", "3", "--log-dir", str(folder.resolve()), *job]
-    command = [sys.executable, "-m", "torch.distributed.run", *command]
+    command = [sys.executable, "-m", "nanolab.torchrun", *command]
     known = set(describe_settings(config).splitlines())
     first_rank, words = node_rank * nproc, _saying(say, known)
     return Launched(command, _environment(nproc), run_dir, folder, first_step, first_rank, words)
@@ -174,9 +174,9 @@ def _to_copy(words: list[str]) -> str:
 
 
 def _environment(nproc: int) -> dict[str, str]:
-    """What the ranks find: this process's environment, its cache folder, its nanolab, and who has started them."""
+    """What the ranks find: this process's environment, its cache folder and its nanolab."""
     env = {name: value for name, value in os.environ.items() if not OF_TORCHRUN.fullmatch(name)}
-    env |= {"NANOLAB_CACHE": os.path.abspath(cache_dir()), LAUNCHED_BY: this_process(), "PYTHONUNBUFFERED": "1"}
+    env |= {"NANOLAB_CACHE": os.path.abspath(cache_dir()), "PYTHONUNBUFFERED": "1"}
     env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(PATIENCE))
     if nproc == 1:  # with more, torchrun gives each rank one thread
         env.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))

@@ -86,7 +86,8 @@ def polite() -> int:
             time.sleep(1)
             print("nanolab: Stopped after 2 of 9 steps.", file=sys.stderr)
             return 130
-        write([step])
+        write([step] if RANK == 0 else [])
+        time.sleep(0.1)
     return 0
 
 

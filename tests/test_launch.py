@@ -172,7 +172,7 @@ KERNEL = """
 from nanolab.launch import launch
 from nanolab.settings import SFTConfig
 
-launched = launch(SFTConfig(**{settings}), nproc=2, say=lambda _: None)
+launched = launch(SFTConfig(**{settings}), nproc=2, max_restarts=2, say=lambda _: None, _module="{module}")
 print([line["step"] for line in launched.earlier], flush=True)
 for line in launched:
     print(line["step"], flush=True)
@@ -197,7 +197,7 @@ def test_a_stopped_training_is_saved_and_goes_on_until_its_notebook_is_killed_an
     assert find_checkpoint("sft", "d2").name == f"step_{done:06d}"
     assert signal.getsignal(signal.SIGINT) is handler
 
-    script = KERNEL.format(settings=LONG | {"resume": "latest"})
+    script = KERNEL.format(settings=LONG | {"resume": "latest"}, module="nanolab")
     kernel = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=CLONE)
     printed = [kernel.stdout.readline() for _ in range(3)]
     assert printed == [f"{list(range(done))}\n", f"{done}\n", f"{done + 1}\n"]
@@ -207,9 +207,22 @@ def test_a_stopped_training_is_saved_and_goes_on_until_its_notebook_is_killed_an
     assert_ended(processes, timeout=30)  # by themselves
     kernel.communicate()
     assert json.loads((folder / "runs" / "sft_d2" / "status.json").read_text())["status"] == "stopped"
+    assert [path.name for path in (folder / "runs" / "sft_d2" / "launch").glob("*/attempt_*")] == ["attempt_0"]
     steps = steps_in(folder / "runs" / "sft_d2" / "metrics.jsonl")
     assert steps == list(range(len(steps)))
     assert find_checkpoint("sft", "d2").name == f"step_{len(steps):06d}"
+
+
+def test_the_ranks_of_a_killed_notebook_save_and_are_not_started_again(folder, monkeypatch):
+    monkeypatch.setenv("WORKER_DOES", "polite")
+    script = KERNEL.format(settings=SHORT | {"run": "try"}, module="tests.launch_worker")
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=CLONE) as kernel:
+        assert [kernel.stdout.readline() for _ in range(3)] == ["[]\n", "0\n", "1\n"]
+        processes = psutil.Process(kernel.pid).children(recursive=True)
+        kernel.kill()
+        assert_ended(processes, timeout=30)
+    (attempt,) = (folder / "runs" / "try" / "launch").glob("*/attempt_*")
+    assert [(attempt / rank / "stdout.log").read_text() for rank in "01"] == ["saving\n"] * 2
 
 
 # When a rank fails, is killed, or is to stop
