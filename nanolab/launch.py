@@ -39,6 +39,7 @@ from nanolab.settings import BaseConfig, JobConfig, check_settings, describe_set
 from nanolab.trackers import RUNNING, STATUS, check_trackers, read_json
 
 FOLDER = "launch"  # of what torchrun and the ranks say, in the run's folder
+SHUTDOWN_TIMEOUT = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # seconds from Ctrl-C to SIGKILL; older torchruns have no option
 # What torchrun tells a process; inherited from a launcher of our own it would be wrong.
 OF_TORCHRUN = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
 A_STEP = re.compile(r"Step \d+/\d+ \| Training loss: ")  # lines of text that say what is yielded anyway
@@ -81,7 +82,7 @@ def launch(
     how = [_how(nproc, nnodes, rank, rdzv_endpoint, max_restarts) for rank in range(nnodes)]
     say(_to_copy(how[node_rank] + job))
     for rank in (rank for rank in range(nnodes) if rank != node_rank):
-        say(f"On machine {rank}: {_to_copy(how[rank] + job)}")
+        say(f"On machine {rank}: {SHUTDOWN_TIMEOUT}={PATIENCE} {_to_copy(how[rank] + job)}")
     folder = run_dir / (FOLDER if node_rank == 0 else f"{FOLDER}_{node_rank}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -177,7 +178,7 @@ def _environment(nproc: int) -> dict[str, str]:
     """What the ranks find: this process's environment, its cache folder and its nanolab."""
     env = {name: value for name, value in os.environ.items() if not OF_TORCHRUN.fullmatch(name)}
     env |= {"NANOLAB_CACHE": os.path.abspath(cache_dir()), "PYTHONUNBUFFERED": "1"}
-    env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(PATIENCE))
+    env.setdefault(SHUTDOWN_TIMEOUT, str(PATIENCE))
     if nproc == 1:  # with more, torchrun gives each rank one thread
         env.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     if "site-packages" not in CLONE.parts:

@@ -112,9 +112,12 @@ class Launched:
             self._process.stdin.close()
 
     def _insist(self):
-        """Kill ranks that are to stop and do not hear, while they are starting and have nothing to save."""
+        """Kill ranks that are to stop and do not hear, while they are starting and have nothing to save.
+
+        On the first machine only: others may not see rank 0's steps, and there it is not known.
+        """
         unheard = self._asked is not None and time.monotonic() > self._asked_at + START_PATIENCE
-        if unheard and self._last < self._first_step:
+        if unheard and self._first_rank == 0 and self._last < self._first_step:
             for process in self._tree():
                 _send(process, signal.SIGKILL)
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -32,7 +33,7 @@ from nanolab.course import recipe
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import STAGE_OF, run, start, train_tokenizer
 from nanolab.launch import _environment, launch, options
-from nanolab.launched import LaunchFailed, Tail, running
+from nanolab.launched import Launched, LaunchFailed, Tail, running
 from nanolab.rank_errors import failure
 from nanolab.ranks import LAUNCHED_BY, is_gone, launcher_is_gone, this_process
 from nanolab.settings import PATHS, BaseConfig, MidConfig, SFTConfig, TokenizerConfig
@@ -301,6 +302,19 @@ def test_a_second_interrupt_kills_at_once(worker, family):
     assert launched.exit_status == 128 + signal.SIGKILL
 
 
+@pytest.mark.parametrize(("first_rank", "ends"), [(0, -signal.SIGKILL), (8, 0)])
+def test_ranks_that_do_not_hear_are_killed_only_where_it_is_known_that_they_have_saved_nothing(
+    tmp_path, monkeypatch, first_rank, ends
+):
+    monkeypatch.setattr("nanolab.launched.START_PATIENCE", 0.5)
+    saves = [sys.executable, "-c", "import sys, time; sys.stdin.read(); time.sleep(3)"]
+    launched = Launched(saves, dict(os.environ), tmp_path, tmp_path, 0, first_rank, quiet)
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(Interrupted):
+        list(launched)
+    assert launched._process.returncode == ends
+
+
 def test_a_torchrun_that_is_killed_leaves_no_ranks(worker, monkeypatch, family):
     monkeypatch.setattr("nanolab.launched.PATIENCE", 1)
     with pytest.raises(LaunchFailed, match=r"^torchrun was killed \(SIGKILL\): out of memory\?$"):
@@ -327,8 +341,9 @@ def test_two_machines_are_started_with_the_command_that_was_said(worker, cache):
     launched = worker("machines", said.append, nproc=1, nnodes=2, rdzv_endpoint=f"127.0.0.1:{port}")
     where, other = said[1].split(": ", 1)
     assert where == "On machine 1" and "--node-rank 1" in other and f"--rdzv-endpoint 127.0.0.1:{port}" in other
-    cache_folder, torchrun, *arguments = shlex.split(other)
-    assert (cache_folder, torchrun) == (f"NANOLAB_CACHE={cache}", "torchrun")
+    *variables, torchrun = shlex.split(other)[:3]
+    assert variables == ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600", f"NANOLAB_CACHE={cache}"] and torchrun == "torchrun"
+    arguments = shlex.split(other)[3:]
     command = [sys.executable, "-m", "torch.distributed.run", *arguments]
     with subprocess.Popen(command, cwd=CLONE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as machine:
         assert [line["step"] for line in launched] == [0]
