@@ -84,13 +84,18 @@ def launch(
     for rank in (rank for rank in range(nnodes) if rank != node_rank):
         say(f"On machine {rank}: {SHUTDOWN_TIMEOUT}={PATIENCE} {_to_copy(how[rank] + job)}")
     folder = run_dir / (FOLDER if node_rank == 0 else f"{FOLDER}_{node_rank}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    command = [*how[node_rank], "--redirects", "3", "--log-dir", str(folder.resolve()), *job]
-    command = [sys.executable, "-m", "nanolab.torchrun", *command]
+    command = torchrun_command(how[node_rank], folder, job)
     known = set(describe_settings(config).splitlines())
     first_rank, words = node_rank * nproc, _saying(say, known)
-    return Launched(command, _environment(nproc), run_dir, folder, first_step, first_rank, words)
+    return Launched(command, environment(nproc), run_dir, folder, first_step, first_rank, words)
+
+
+def torchrun_command(how: list[str], folder: Path, job: list[str]) -> list[str]:
+    """What starts torchrun here, with its options and the job's; what the ranks say comes into the folder, emptied."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    where = ["--redirects", "3", "--log-dir", str(folder.resolve())]
+    return [sys.executable, "-m", "nanolab.torchrun", *how, *where, *job]
 
 
 def _saying(say: Say, known: set[str]) -> Say:
@@ -174,7 +179,7 @@ def _to_copy(words: list[str]) -> str:
     return f"{where}torchrun {shlex.join(words)}"
 
 
-def _environment(nproc: int) -> dict[str, str]:
+def environment(nproc: int) -> dict[str, str]:
     """What the ranks find: this process's environment, its cache folder and its nanolab."""
     env = {name: value for name, value in os.environ.items() if not OF_TORCHRUN.fullmatch(name)}
     env |= {"NANOLAB_CACHE": os.path.abspath(cache_dir()), "PYTHONUNBUFFERED": "1"}

@@ -3,8 +3,12 @@
 import doctest
 import math
 import os
+import subprocess
+import sys
+import time
 from dataclasses import fields
 
+import psutil
 import pytest
 
 from nanolab import forecast as forecasting
@@ -24,7 +28,11 @@ from nanolab.forecast import (
 )
 from nanolab.full_run import CARDS, FullRun, eval_in_processes, grade_stage, pending
 from nanolab.gpt import GPT, GPTConfig
+from nanolab.interrupt import Interrupted
 from nanolab.jobs import run, start, train_tokenizer
+from nanolab.launched import LaunchFailed, running
+from nanolab.paths import CLONE
+from nanolab.ranks import LAUNCHED_BY
 from nanolab.settings import BaseConfig, EvalConfig, SFTConfig, TokenizerConfig
 from nanolab.trackers import METRICS, read_lines
 
@@ -207,9 +215,49 @@ def test_processes_share_a_grading():
 
 
 @pytest.mark.slow
-def test_a_grading_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="No base checkpoint"):
+def test_a_grading_that_fails_says_why_and_nothing_else():
+    with pytest.raises(LaunchFailed, match=r"^nanolab \(rank [01]\): No base checkpoint[^\n]*$"):
         eval_in_processes(EvalConfig(source="base", model_tag="tiny", task_name="GSM8K", device_type="cpu"), 2)
+
+
+KERNEL = """
+from nanolab.full_run import eval_in_processes
+from nanolab.settings import EvalConfig
+
+config = EvalConfig(source="base", model_tag="tiny", data="toy", task_name="GSM8K", device_type="cpu")
+config.num_samples, config.temperature, config.max_tokens = 1_000, 1.0, 1_000  # it would take very long
+eval_in_processes(config, 2)
+"""
+
+
+@pytest.mark.slow
+def test_a_grading_ends_with_its_notebook(monkeypatch):
+    tokenizer_there()
+    train(pending(FullRun(**TINY), "base"))
+    logs = full_run.cache_dir() / "runs" / "base_tiny" / full_run.GRADING
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with subprocess.Popen([sys.executable, "-c", KERNEL], cwd=CLONE) as kernel:
+        wait_until(lambda: any("Grading" in path.read_text() for path in logs.glob("*/attempt_0/0/stdout.log")), 60)
+        processes = psutil.Process(kernel.pid).children(recursive=True)
+        kernel.kill()
+    assert len(processes) == 3
+    wait_until(lambda: running(processes) == [], 30)
+
+
+def wait_until(holds, seconds: float):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_grading_ends_with_its_torchrun(monkeypatch):
+    tokenizer_there()
+    full = FullRun(**TINY, max_tokens=4)
+    train(pending(full, "base"))
+    monkeypatch.setenv(LAUNCHED_BY, f"{2**22 + 1}:0")  # no process has this number
+    with pytest.raises(Interrupted, match="torchrun is gone"):
+        grade_stage(full, "base", **QUIET)
 
 
 def test_the_examples_in_the_docstrings_are_true():

@@ -32,7 +32,7 @@ from nanolab.cli import Command
 from nanolab.course import recipe
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import STAGE_OF, run, start, train_tokenizer
-from nanolab.launch import _environment, launch, options
+from nanolab.launch import environment, launch, options
 from nanolab.launched import Launched, LaunchFailed, Tail, running
 from nanolab.rank_errors import failure
 from nanolab.ranks import LAUNCHED_BY, is_gone, launcher_is_gone, this_process
@@ -433,13 +433,13 @@ def test_the_ranks_inherit_the_environment_but_nothing_of_another_torchrun(monke
     for name in ("RANK", "LOCAL_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "3")
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    env = _environment(nproc=2)
+    env = environment(nproc=2)
     assert not {"RANK", "LOCAL_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"} & set(env)
     assert env["HF_HOME"] == "/models" and env["NANOLAB_CACHE"] == str(tmp_path / "lab")
     assert env["OMP_NUM_THREADS"] == "7" and env["PYTHONPATH"].split(":")[0] == str(CLONE)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert "OMP_NUM_THREADS" not in _environment(nproc=2)  # torchrun makes it 1
-    assert _environment(nproc=1)["OMP_NUM_THREADS"] == str(torch.get_num_threads())
+    assert "OMP_NUM_THREADS" not in environment(nproc=2)  # torchrun makes it 1
+    assert environment(nproc=1)["OMP_NUM_THREADS"] == str(torch.get_num_threads())
 
 
 def test_a_tail_gives_whole_lines_of_a_file_that_comes_grows_and_is_replaced(tmp_path):
