@@ -143,7 +143,8 @@ def _rendered(rows: Sequence[dict], tokenizer: Tokenizer) -> list[tuple[list[int
 
 def _memory(full: FullRun, shape: GPTConfig, sizes: RunSizes) -> MemoryEstimate:
     device_type, dtype = how_computed(full)
-    return estimate_memory(shape, sizes.loads(), dtype=dtype, device_type=device_type)
+    shards = full.ranks if full.shard_weights else 1
+    return estimate_memory(shape, sizes.loads(), dtype=dtype, device_type=device_type, shards=shards)
 
 
 def how_computed(full: FullRun) -> tuple[str, str]:

@@ -37,7 +37,17 @@ OF_SFT = (
     "eval_steps",
     "num_workers",
 )
-OF_ALL = ("data", "model_tag", "device_type", "dtype", "compile", "report_to", "save_every", "keep_last")
+OF_ALL = (
+    "data",
+    "model_tag",
+    "device_type",
+    "dtype",
+    "compile",
+    "shard_weights",
+    "report_to",
+    "save_every",
+    "keep_last",
+)
 
 Say = Callable[[str], None]
 
@@ -93,6 +103,7 @@ class FullRun:
     device_type: str = ""  # "cuda", "mps", "cpu"; "": the first that is there
     dtype: str = "auto"  # "float32", "bfloat16"
     compile: str = "auto"  # "on", "off"
+    shard_weights: bool = False  # with several processes: each keeps a part of the weights; not with compile "on"
     report_to: str = ""  # "wandb", "trackio", "tensorboard"
     num_workers: int = -1  # processes of each rank that prepare SFT's steps ahead; -1: 1 on CUDA, else 0
     save_every: int = 10  # steps between checkpoints; -1: only at the end

@@ -31,6 +31,7 @@ from nanolab.gpt import GPT, GPTConfig
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import run, start, train_tokenizer
 from nanolab.launched import LaunchFailed, running
+from nanolab.memory import OPTIMIZER_STEP
 from nanolab.paths import CLONE
 from nanolab.ranks import LAUNCHED_BY
 from nanolab.settings import BaseConfig, EvalConfig, SFTConfig, TokenizerConfig
@@ -68,6 +69,7 @@ def train(config, most=None):
         ({"nnodes": 2, "node_rank": 2, "rdzv_endpoint": "a:1"}, "node_rank from 0"),
         ({"card": "H10"}, "'H10' is not known. Did you mean H100?"),
         ({"batching": "paked"}, "batching must be one of"),
+        ({"shard_weights": True, "compile": "on"}, 'shard_weights and compile="on" do not go together'),
         ({"max_seq_len": 0}, "max_seq_len must be 1 or more"),
     ],
 )
@@ -95,7 +97,7 @@ OTHERS = {"data": "hub", "model_tag": "other", "depth": 3, "num_shards": 5, "max
 OTHERS |= {"total_batch_size": 384, "target_examples_per_step": 7, "batching": "bucketed", "device_batch_tokens": 900}
 OTHERS |= {"max_data_tokens": 700, "init_lr_frac": 0.4, "eval_tokens": 4_321, "eval_steps": 9, "device_type": "cpu"}
 OTHERS |= {"dtype": "float32", "compile": "off", "report_to": "tensorboard", "num_workers": 4, "save_every": 11}
-OTHERS |= {"keep_last": 3}
+OTHERS |= {"keep_last": 3, "shard_weights": True}
 NOT_MEANT = {"base": {"num_workers"}, "mid": {"num_workers", "init_lr_frac"}, "sft": {"device_batch_size"}}
 
 
@@ -157,6 +159,19 @@ def test_more_processes_take_less_time_and_no_less_memory():
     assert one.seconds(1e9, 1) == 2 * two.seconds(1e9, 2)
     assert list(in_words([one], 1e9, 1).index) == ["base"]
     assert in_words([one], None, 1).training.iloc[0] == "unknown"
+
+
+def test_the_forecast_of_shared_weights_is_of_a_ranks_part():
+    tokenizer = tokenizer_there()
+    tiny = {**TINY, "nproc": 2, "data": "toy"}
+    whole, part, alone = (
+        forecast(FullRun(**{**tiny, **more}), tokenizer)
+        for more in ({}, {"shard_weights": True}, {"shard_weights": True, "nproc": 1})
+    )
+    for stage, shared in zip(whole, part, strict=True):
+        states = [each.memory.moments[OPTIMIZER_STEP]["optimizer states"] for each in (stage, shared)]
+        assert states[0] == pytest.approx(2 * states[1], rel=1e-3)
+    assert [each.memory for each in alone] == [each.memory for each in forecast(FullRun(**TINY, nproc=1), tokenizer)]
 
 
 def test_a_stage_that_does_not_fit_its_card_is_told():
