@@ -34,7 +34,9 @@ from nanolab.launched import LaunchFailed, running
 from nanolab.memory import OPTIMIZER_STEP
 from nanolab.paths import CLONE
 from nanolab.ranks import LAUNCHED_BY
+from nanolab.render import render_conversation
 from nanolab.settings import BaseConfig, EvalConfig, SFTConfig, TokenizerConfig
+from nanolab.tasks import sft_mixture
 from nanolab.trackers import METRICS, read_lines
 
 TINY = {"depth": 1, "max_seq_len": 32, "device_batch_size": 1, "total_batch_size": 64, "eval_tokens": 64}
@@ -125,6 +127,22 @@ def test_a_forecast_has_the_steps_and_tokens_of_the_run_that_follows():
         assert planned_steps(full_run.cache_dir() / "runs" / f"{stage}_tiny", 99) == forecasts[stage].steps
     table = measured(full, list(forecasts.values()), 1e9)
     assert list(table.steps) == ["4", "2", "2"] and set(table.index) == {"base", "mid", "sft"}
+
+
+def test_conversations_that_are_skipped_count_into_a_forecast_step_and_have_no_tokens():
+    tokenizer, mixture = tokenizer_there(), sft_mixture(data="toy")
+    lengths = [len(render_conversation(mixture[i], tokenizer)[0]) for i in range(forecasting.SAMPLE)]
+    middle = sorted(lengths)[len(lengths) // 2]
+    (sft,) = forecast(FullRun(**TINY, nproc=1, max_data_tokens=middle), tokenizer)[2:]
+    kept = [length - 1 for length in lengths if length <= middle]
+    assert len(kept) < len(lengths)
+    assert sft.tokens == pytest.approx(2 * sum(kept) / len(lengths))
+
+
+def test_a_limit_that_leaves_no_conversation_is_named():
+    tokenizer = tokenizer_there()
+    with pytest.raises(ValueError, match=r"max_data_tokens=2 leaves no conversation to train on: the shortest of .*"):
+        forecast(FullRun(**TINY, max_data_tokens=2), tokenizer)
 
 
 def test_full_steps_are_those_that_the_job_counts():
