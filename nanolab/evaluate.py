@@ -10,6 +10,7 @@ by the task. Every problem is kept, with the reply and the verdict, as a table t
 """
 
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ import torch
 from nanolab.batch import IGNORE_INDEX, Batch
 from nanolab.engine import Engine, check_sampling, padded_right
 from nanolab.gpt import GPT
+from nanolab.interrupt import Interrupted
+from nanolab.ranks import launcher_is_gone
 from nanolab.render import PART_FRAMES, render_for_completion
 from nanolab.runtime import autocast
 from nanolab.tasks import Task
@@ -161,6 +164,8 @@ def _graded(task, conversations, replies: Iterator[dict], total: int, progress) 
     """The table of an evaluation, in the order of the problems, graded as the replies arrive."""
     rows, num_correct = [], 0
     for reply in replies:
+        if launcher_is_gone():
+            raise Interrupted("Stopped grading: its torchrun is gone.", signal.SIGTERM)
         conversation = conversations[reply["problem"]]
         correct, why = _verdict(task, conversation, reply["reply"])
         num_correct += correct

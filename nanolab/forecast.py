@@ -110,12 +110,16 @@ def _tokens_of_text(full: FullRun, tokenizer: Tokenizer) -> float:
 
 def _of_sft(full: FullRun, tokenizer: Tokenizer) -> Forecast:
     shape, mixture = model_shape(full, tokenizer), sft_mixture(data=full.data)
-    rows = _rendered(mixture, tokenizer)
-    most = full.max_data_tokens
-    rows = [(ids, mask) for ids, mask in rows if most == -1 or len(ids) <= most]
+    sample, most = _rendered(mixture, tokenizer), full.max_data_tokens
+    rows = [(ids, mask) for ids, mask in sample if most == -1 or len(ids) <= most]
+    if not rows:
+        raise ValueError(
+            f"max_data_tokens={most} leaves no conversation to train on: the shortest of the first {len(sample)} has "
+            f"{min(len(ids) for ids, _ in sample):,} tokens. Set it higher, or to -1."
+        )
     lengths, supervised = [len(ids) - 1 for ids, _ in rows], sum(sum(mask[1:]) for _, mask in rows)
     steps = full.sft_iterations if full.sft_iterations != -1 else len(mixture) // full.target_examples_per_step
-    a_step = full.target_examples_per_step / len(rows)  # of the sample
+    a_step = full.target_examples_per_step / len(sample)  # those that are skipped count, too
     tokens = sum(lengths) * a_step
     sizes = RunSizes(
         full.batching,
@@ -143,7 +147,8 @@ def _rendered(rows: Sequence[dict], tokenizer: Tokenizer) -> list[tuple[list[int
 
 def _memory(full: FullRun, shape: GPTConfig, sizes: RunSizes) -> MemoryEstimate:
     device_type, dtype = how_computed(full)
-    return estimate_memory(shape, sizes.loads(), dtype=dtype, device_type=device_type)
+    shards = full.ranks if full.shard_weights else 1
+    return estimate_memory(shape, sizes.loads(), dtype=dtype, device_type=device_type, shards=shards)
 
 
 def how_computed(full: FullRun) -> tuple[str, str]:

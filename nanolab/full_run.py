@@ -8,23 +8,24 @@ The fields of `FullRun` are the parameters of notebook 15, and so the names in t
 a run will take is told by forecast.py before it starts.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from nanolab.checkpoint import META, find_checkpoint, read_meta
 from nanolab.course import PARENTS, STAGES
 from nanolab.evaluate import Evaluation
 from nanolab.grades import GRADED_TASKS, kept_evaluations, run_eval, without_missing_sandbox
+from nanolab.interrupt import Interrupted
 from nanolab.jobs import FREE_WHEN_RESUMING
-from nanolab.paths import CLONE, cache_dir, shown
+from nanolab.launch import environment, torchrun_command
+from nanolab.launched import Launched
+from nanolab.paths import cache_dir, shown
 from nanolab.runtime import pick_device
 from nanolab.settings import EvalConfig, JobConfig, check_settings, nearest
 
-LAST_LINES = 20  # of a failed grading's text that are shown
+GRADING = "grading"  # folder of what torchrun and the ranks say, in the run's folder
 NANOCHATS_PROBLEMS = 1_024  # of MMLU and ARC-Easy, graded during SFT
 OF_STREAMS = ("max_seq_len", "device_batch_size", "total_batch_size", "eval_tokens")
 OF_SFT = (
@@ -34,8 +35,19 @@ OF_SFT = (
     "max_data_tokens",
     "init_lr_frac",
     "eval_steps",
+    "num_workers",
 )
-OF_ALL = ("data", "model_tag", "device_type", "dtype", "compile", "report_to", "save_every", "keep_last")
+OF_ALL = (
+    "data",
+    "model_tag",
+    "device_type",
+    "dtype",
+    "compile",
+    "shard_weights",
+    "report_to",
+    "save_every",
+    "keep_last",
+)
 
 Say = Callable[[str], None]
 
@@ -91,6 +103,7 @@ class FullRun:
     device_type: str = ""  # "cuda", "mps", "cpu"; "": the first that is there
     dtype: str = "auto"  # "float32", "bfloat16"
     compile: str = "auto"  # "on", "off"
+    shard_weights: bool = False  # with several processes: each keeps a part of the weights; not with compile "on"
     report_to: str = ""  # "wandb", "trackio", "tensorboard"
     num_workers: int = -1  # processes of each rank that prepare SFT's steps ahead; -1: 1 on CUDA, else 0
     save_every: int = 10  # steps between checkpoints; -1: only at the end
@@ -212,23 +225,22 @@ def grade_stage(full: FullRun, stage: str, say: Say = print) -> dict[str, Evalua
 
 
 def eval_in_processes(config: EvalConfig, nproc: int, say: Say = print) -> None:
-    """`nanolab eval` by torchrun: the processes share the problems, and their grades are kept.
+    """`nanolab eval` by torchrun: the processes share the problems, and each task's grades are kept as it is done.
 
-    Raises RuntimeError with its last words if it fails.
+    Raises LaunchFailed with the words of the process that failed first, Interrupted when stopped.
     """
     options = [f"--{name}={value}" for name, value in vars(config).items() if value != getattr(EvalConfig(), name)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
-    env = {**os.environ, "NANOLAB_CACHE": str(cache_dir().resolve())}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CLONE), env.get("PYTHONPATH")]))
-    command = [*torchrun, "-m", "nanolab", "eval", *options]
-    with subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try:
-            lines = [line.rstrip("\n") for line in process.stdout]
-        except BaseException:
-            process.terminate()
-            raise
-    if process.returncode:
-        raise RuntimeError("\n".join([f"Grading {config.source} failed:", *lines[-LAST_LINES:]]))
-    for line in lines:
-        if " % interval " in line:
-            say(line)
+    folder = cache_dir() / "runs" / f"{config.source}_{config.model_tag}" / GRADING
+    how = ["--standalone", "--nproc-per-node", str(nproc)]
+    command = torchrun_command(how, folder, ["-m", "--", "nanolab", "eval", *options])
+    launched = Launched(command, environment(nproc), folder, folder, 0, 0, partial(_say_grade, say))
+    try:
+        list(launched)  # there are no steps
+    except Interrupted as stopped:
+        what = "Grading was stopped. Tasks that were done are kept, and not graded again."
+        raise Interrupted(what, stopped.signal_number) from stopped
+
+
+def _say_grade(say: Say, line: str):
+    if " % interval " in line:
+        say(line)

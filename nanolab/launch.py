@@ -9,8 +9,8 @@
 The notebook's own process never trains, so it holds no GPU memory and forks nothing, not even for `nproc=1`.
 
 Stopping the cell asks the ranks to stop, waits until they have saved, and raises Interrupted with their own words;
-stopping it once more kills them all. A loop that is left (break) asks, too. If the notebook's process dies, the ranks
-notice, save and end. When torchrun starts the ranks again (`max_restarts`), they go on from their last checkpoint:
+stopping it once more kills them all. A loop that is left (break) asks, too, and so does a notebook's process that dies
+(torchrun.py). When torchrun starts the ranks again (`max_restarts`), they go on from their last checkpoint:
 steps that they repeat are not yielded again.
 
     data_cache/runs/<run>/launch/      of the last launch only
@@ -33,12 +33,13 @@ from nanolab.checkpoint import find_checkpoint, read_meta
 from nanolab.jobs import STAGE_OF, Say, checkpoint_to_resume
 from nanolab.launched import PATIENCE, Launched
 from nanolab.paths import CLONE, cache_dir
-from nanolab.ranks import LAUNCHED_BY, is_gone, this_process
+from nanolab.ranks import is_gone
 from nanolab.runtime import pick_device
 from nanolab.settings import BaseConfig, JobConfig, check_settings, describe_settings
 from nanolab.trackers import RUNNING, STATUS, check_trackers, read_json
 
 FOLDER = "launch"  # of what torchrun and the ranks say, in the run's folder
+SHUTDOWN_TIMEOUT = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # seconds from Ctrl-C to SIGKILL; older torchruns have no option
 # What torchrun tells a process; inherited from a launcher of our own it would be wrong.
 OF_TORCHRUN = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
 A_STEP = re.compile(r"Step \d+/\d+ \| Training loss: ")  # lines of text that say what is yielded anyway
@@ -81,15 +82,20 @@ def launch(
     how = [_how(nproc, nnodes, rank, rdzv_endpoint, max_restarts) for rank in range(nnodes)]
     say(_to_copy(how[node_rank] + job))
     for rank in (rank for rank in range(nnodes) if rank != node_rank):
-        say(f"On machine {rank}: {_to_copy(how[rank] + job)}")
+        say(f"On machine {rank}: {SHUTDOWN_TIMEOUT}={PATIENCE} {_to_copy(how[rank] + job)}")
     folder = run_dir / (FOLDER if node_rank == 0 else f"{FOLDER}_{node_rank}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    command = [*how[node_rank], "--redirects", "3", "--log-dir", str(folder.resolve()), *job]
-    command = [sys.executable, "-m", "torch.distributed.run", *command]
+    command = torchrun_command(how[node_rank], folder, job)
     known = set(describe_settings(config).splitlines())
     first_rank, words = node_rank * nproc, _saying(say, known)
-    return Launched(command, _environment(nproc), run_dir, folder, first_step, first_rank, words)
+    return Launched(command, environment(nproc), run_dir, folder, first_step, first_rank, words)
+
+
+def torchrun_command(how: list[str], folder: Path, job: list[str]) -> list[str]:
+    """What starts torchrun here, with its options and the job's; what the ranks say comes into the folder, emptied."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    where = ["--redirects", "3", "--log-dir", str(folder.resolve())]
+    return [sys.executable, "-m", "nanolab.torchrun", *how, *where, *job]
 
 
 def _saying(say: Say, known: set[str]) -> Say:
@@ -173,11 +179,11 @@ def _to_copy(words: list[str]) -> str:
     return f"{where}torchrun {shlex.join(words)}"
 
 
-def _environment(nproc: int) -> dict[str, str]:
-    """What the ranks find: this process's environment, its cache folder, its nanolab, and who has started them."""
+def environment(nproc: int) -> dict[str, str]:
+    """What the ranks find: this process's environment, its cache folder and its nanolab."""
     env = {name: value for name, value in os.environ.items() if not OF_TORCHRUN.fullmatch(name)}
-    env |= {"NANOLAB_CACHE": os.path.abspath(cache_dir()), LAUNCHED_BY: this_process(), "PYTHONUNBUFFERED": "1"}
-    env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(PATIENCE))
+    env |= {"NANOLAB_CACHE": os.path.abspath(cache_dir()), "PYTHONUNBUFFERED": "1"}
+    env.setdefault(SHUTDOWN_TIMEOUT, str(PATIENCE))
     if nproc == 1:  # with more, torchrun gives each rank one thread
         env.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     if "site-packages" not in CLONE.parts:

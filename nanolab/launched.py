@@ -59,7 +59,7 @@ class Launched:
             self._process = subprocess.Popen(
                 command,
                 env=env,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closed when it is to end, see torchrun.py
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C comes to this process only, which passes it on
@@ -109,12 +109,15 @@ class Launched:
         self._asked, self._asked_at = number, time.monotonic()
         if self._process.poll() is None:
             self.say("Stopping: what is done is being saved. (Stop once more to end at once, without saving.)")
-            _let_end(self._process)
+            self._process.stdin.close()
 
     def _insist(self):
-        """Kill ranks that are to stop and do not hear, while they are starting and have nothing to save."""
+        """Kill ranks that are to stop and do not hear, while they are starting and have nothing to save.
+
+        On the first machine only: others may not see rank 0's steps, and there it is not known.
+        """
         unheard = self._asked is not None and time.monotonic() > self._asked_at + START_PATIENCE
-        if unheard and self._last < self._first_step:
+        if unheard and self._first_rank == 0 and self._last < self._first_step:
             for process in self._tree():
                 _send(process, signal.SIGKILL)
 
@@ -172,9 +175,7 @@ class Launched:
             raise LaunchFailed(f"torchrun has failed: {what}\nAll it said: {shown(self._folder / LOG)}")
 
     def _end_orphans(self):
-        """Whoever has killed torchrun has left the ranks: they are to save and end."""
-        for process in self._children:
-            _send(process, signal.SIGINT)
+        """Whoever has killed torchrun has left the ranks, which notice, save and end."""
         _wait_for(self._children, PATIENCE)
         for process in self._children:
             _send(process, signal.SIGKILL)
@@ -239,15 +240,8 @@ def _object(text: str) -> dict:
 
 def _end(process: subprocess.Popen):
     """Let a child that nobody watches any more save and end."""
-    if process.poll() is None:
-        _let_end(process)
-        process.wait()
-
-
-def _let_end(torchrun: subprocess.Popen):
-    """SIGINT, which torchrun passes on to the ranks and their helpers: those that prepare steps would die of a SIGTERM,
-    and break off the saving. Without ranks SIGTERM: a Python that has just started can lose a SIGINT."""
-    torchrun.send_signal(signal.SIGINT if psutil.Process(torchrun.pid).children() else signal.SIGTERM)
+    process.stdin.close()
+    process.wait()
 
 
 def running(processes: list[psutil.Process]) -> list[psutil.Process]:

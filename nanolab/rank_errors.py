@@ -15,6 +15,7 @@ LOG = "torchrun.log"  # what torchrun itself has said
 TAIL = 100_000  # characters of a log's end in which an error is looked for
 STOPPED = re.compile(r"^nanolab: (Stopped .*)$", re.MULTILINE)
 EXIT_CODE = re.compile(r"rank\s*: \d+ \(local_rank: (\d+)\)\s+exitcode\s*: (-?\d+)")
+OF_RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # torch puts it before each line of an error that nobody catches
 NO_MATTER = (LostContact.__name__, Interrupted.__name__, KeyboardInterrupt.__name__)  # consequences of another's end
 
 
@@ -77,7 +78,7 @@ def _traceback(folder: Path, first_rank: int) -> Words | None:
 
 def last_error(path: Path) -> str | None:
     """The line behind the last traceback of a log."""
-    _, found, rest = _end_of(path).rpartition("Traceback (most recent call last):\n")
+    _, found, rest = OF_RANK.sub("", _end_of(path)).rpartition("Traceback (most recent call last):\n")
     return next((line for line in rest.splitlines() if line and not line.startswith(" ")), None) if found else None
 
 

@@ -199,7 +199,7 @@ def this_process() -> str:
 
 
 def launcher_is_gone() -> bool:
-    """Whether a notebook has started these processes (launch.py) and does not run any more; looked up once a second.
+    """Whether the torchrun of a notebook has started this process and does not run any more; looked up once a second.
 
     >>> launcher_is_gone()
     False

@@ -3,12 +3,18 @@
 import doctest
 import math
 import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
 
+import psutil
 import pytest
 
 from nanolab import forecast as forecasting
 from nanolab import full_run
 from nanolab.checkpoint import META, find_checkpoint
+from nanolab.course import STAGES
 from nanolab.forecast import (
     fits_card,
     forecast,
@@ -22,8 +28,15 @@ from nanolab.forecast import (
 )
 from nanolab.full_run import CARDS, FullRun, eval_in_processes, grade_stage, pending
 from nanolab.gpt import GPT, GPTConfig
+from nanolab.interrupt import Interrupted
 from nanolab.jobs import run, start, train_tokenizer
+from nanolab.launched import LaunchFailed, running
+from nanolab.memory import OPTIMIZER_STEP
+from nanolab.paths import CLONE
+from nanolab.ranks import LAUNCHED_BY
+from nanolab.render import render_conversation
 from nanolab.settings import BaseConfig, EvalConfig, SFTConfig, TokenizerConfig
+from nanolab.tasks import sft_mixture
 from nanolab.trackers import METRICS, read_lines
 
 TINY = {"depth": 1, "max_seq_len": 32, "device_batch_size": 1, "total_batch_size": 64, "eval_tokens": 64}
@@ -58,6 +71,7 @@ def train(config, most=None):
         ({"nnodes": 2, "node_rank": 2, "rdzv_endpoint": "a:1"}, "node_rank from 0"),
         ({"card": "H10"}, "'H10' is not known. Did you mean H100?"),
         ({"batching": "paked"}, "batching must be one of"),
+        ({"shard_weights": True, "compile": "on"}, 'shard_weights and compile="on" do not go together'),
         ({"max_seq_len": 0}, "max_seq_len must be 1 or more"),
     ],
 )
@@ -80,6 +94,23 @@ def test_parameters_become_the_settings_of_each_stage():
     assert FullRun(max_problems=-1).config("sft").eval_metrics_max_problems == 1024
 
 
+# A value of each field that is neither its default nor a stage's.
+OTHERS = {"data": "hub", "model_tag": "other", "depth": 3, "num_shards": 5, "max_seq_len": 64, "device_batch_size": 3}
+OTHERS |= {"total_batch_size": 384, "target_examples_per_step": 7, "batching": "bucketed", "device_batch_tokens": 900}
+OTHERS |= {"max_data_tokens": 700, "init_lr_frac": 0.4, "eval_tokens": 4_321, "eval_steps": 9, "device_type": "cpu"}
+OTHERS |= {"dtype": "float32", "compile": "off", "report_to": "tensorboard", "num_workers": 4, "save_every": 11}
+OTHERS |= {"keep_last": 3, "shard_weights": True}
+NOT_MEANT = {"base": {"num_workers"}, "mid": {"num_workers", "init_lr_frac"}, "sft": {"device_batch_size"}}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_field_that_is_a_setting_of_a_stage_arrives_there(stage):
+    settings = vars(FullRun(**OTHERS).config(stage))
+    names = {field.name for field in fields(FullRun)} & set(settings)
+    assert names <= set(OTHERS)
+    assert {name for name in names if settings[name] != OTHERS[name]} == NOT_MEANT[stage]
+
+
 def test_a_run_without_the_mid_stage_goes_on_from_base():
     assert FullRun(stages="base,sft").config("sft").source == "base"
     assert FullRun(stages="mid,sft").config("mid").source == "base"
@@ -96,6 +127,22 @@ def test_a_forecast_has_the_steps_and_tokens_of_the_run_that_follows():
         assert planned_steps(full_run.cache_dir() / "runs" / f"{stage}_tiny", 99) == forecasts[stage].steps
     table = measured(full, list(forecasts.values()), 1e9)
     assert list(table.steps) == ["4", "2", "2"] and set(table.index) == {"base", "mid", "sft"}
+
+
+def test_conversations_that_are_skipped_count_into_a_forecast_step_and_have_no_tokens():
+    tokenizer, mixture = tokenizer_there(), sft_mixture(data="toy")
+    lengths = [len(render_conversation(mixture[i], tokenizer)[0]) for i in range(forecasting.SAMPLE)]
+    middle = sorted(lengths)[len(lengths) // 2]
+    (sft,) = forecast(FullRun(**TINY, nproc=1, max_data_tokens=middle), tokenizer)[2:]
+    kept = [length - 1 for length in lengths if length <= middle]
+    assert len(kept) < len(lengths)
+    assert sft.tokens == pytest.approx(2 * sum(kept) / len(lengths))
+
+
+def test_a_limit_that_leaves_no_conversation_is_named():
+    tokenizer = tokenizer_there()
+    with pytest.raises(ValueError, match=r"max_data_tokens=2 leaves no conversation to train on: the shortest of .*"):
+        forecast(FullRun(**TINY, max_data_tokens=2), tokenizer)
 
 
 def test_full_steps_are_those_that_the_job_counts():
@@ -130,6 +177,19 @@ def test_more_processes_take_less_time_and_no_less_memory():
     assert one.seconds(1e9, 1) == 2 * two.seconds(1e9, 2)
     assert list(in_words([one], 1e9, 1).index) == ["base"]
     assert in_words([one], None, 1).training.iloc[0] == "unknown"
+
+
+def test_the_forecast_of_shared_weights_is_of_a_ranks_part():
+    tokenizer = tokenizer_there()
+    tiny = {**TINY, "nproc": 2, "data": "toy"}
+    whole, part, alone = (
+        forecast(FullRun(**{**tiny, **more}), tokenizer)
+        for more in ({}, {"shard_weights": True}, {"shard_weights": True, "nproc": 1})
+    )
+    for stage, shared in zip(whole, part, strict=True):
+        states = [each.memory.moments[OPTIMIZER_STEP]["optimizer states"] for each in (stage, shared)]
+        assert states[0] == pytest.approx(2 * states[1], rel=1e-3)
+    assert [each.memory for each in alone] == [each.memory for each in forecast(FullRun(**TINY, nproc=1), tokenizer)]
 
 
 def test_a_stage_that_does_not_fit_its_card_is_told():
@@ -188,9 +248,49 @@ def test_processes_share_a_grading():
 
 
 @pytest.mark.slow
-def test_a_grading_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="No base checkpoint"):
+def test_a_grading_that_fails_says_why_and_nothing_else():
+    with pytest.raises(LaunchFailed, match=r"^nanolab \(rank [01]\): No base checkpoint[^\n]*$"):
         eval_in_processes(EvalConfig(source="base", model_tag="tiny", task_name="GSM8K", device_type="cpu"), 2)
+
+
+KERNEL = """
+from nanolab.full_run import eval_in_processes
+from nanolab.settings import EvalConfig
+
+config = EvalConfig(source="base", model_tag="tiny", data="toy", task_name="GSM8K", device_type="cpu")
+config.num_samples, config.temperature, config.max_tokens = 1_000, 1.0, 1_000  # it would take very long
+eval_in_processes(config, 2)
+"""
+
+
+@pytest.mark.slow
+def test_a_grading_ends_with_its_notebook(monkeypatch):
+    tokenizer_there()
+    train(pending(FullRun(**TINY), "base"))
+    logs = full_run.cache_dir() / "runs" / "base_tiny" / full_run.GRADING
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with subprocess.Popen([sys.executable, "-c", KERNEL], cwd=CLONE) as kernel:
+        wait_until(lambda: any("Grading" in path.read_text() for path in logs.glob("*/attempt_0/0/stdout.log")), 60)
+        processes = psutil.Process(kernel.pid).children(recursive=True)
+        kernel.kill()
+    assert len(processes) == 3
+    wait_until(lambda: running(processes) == [], 30)
+
+
+def wait_until(holds, seconds: float):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_grading_ends_with_its_torchrun(monkeypatch):
+    tokenizer_there()
+    full = FullRun(**TINY, max_tokens=4)
+    train(pending(full, "base"))
+    monkeypatch.setenv(LAUNCHED_BY, f"{2**22 + 1}:0")  # no process has this number
+    with pytest.raises(Interrupted, match="torchrun is gone"):
+        grade_stage(full, "base", **QUIET)
 
 
 def test_the_examples_in_the_docstrings_are_true():

@@ -1,5 +1,5 @@
 """launch: torchrun as a notebook's child. Two processes on the processor, over gloo; where the training does not matter
-a small pretended one takes its place (launch_worker.py), which needs no torch.
+a small pretended one takes its place (launch_worker.py), which mostly needs no torch.
 """
 
 import json
@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -31,8 +32,9 @@ from nanolab.cli import Command
 from nanolab.course import recipe
 from nanolab.interrupt import Interrupted
 from nanolab.jobs import STAGE_OF, run, start, train_tokenizer
-from nanolab.launch import _environment, launch, options
-from nanolab.launched import LaunchFailed, Tail, running
+from nanolab.launch import environment, launch, options
+from nanolab.launched import Launched, LaunchFailed, Tail, running
+from nanolab.rank_errors import failure
 from nanolab.ranks import LAUNCHED_BY, is_gone, launcher_is_gone, this_process
 from nanolab.settings import PATHS, BaseConfig, MidConfig, SFTConfig, TokenizerConfig
 from nanolab.show import LiveCurve
@@ -171,7 +173,7 @@ KERNEL = """
 from nanolab.launch import launch
 from nanolab.settings import SFTConfig
 
-launched = launch(SFTConfig(**{settings}), nproc=2, say=lambda _: None)
+launched = launch(SFTConfig(**{settings}), nproc=2, max_restarts=2, say=lambda _: None, _module="{module}")
 print([line["step"] for line in launched.earlier], flush=True)
 for line in launched:
     print(line["step"], flush=True)
@@ -196,7 +198,7 @@ def test_a_stopped_training_is_saved_and_goes_on_until_its_notebook_is_killed_an
     assert find_checkpoint("sft", "d2").name == f"step_{done:06d}"
     assert signal.getsignal(signal.SIGINT) is handler
 
-    script = KERNEL.format(settings=LONG | {"resume": "latest"})
+    script = KERNEL.format(settings=LONG | {"resume": "latest"}, module="nanolab")
     kernel = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=CLONE)
     printed = [kernel.stdout.readline() for _ in range(3)]
     assert printed == [f"{list(range(done))}\n", f"{done}\n", f"{done + 1}\n"]
@@ -206,9 +208,22 @@ def test_a_stopped_training_is_saved_and_goes_on_until_its_notebook_is_killed_an
     assert_ended(processes, timeout=30)  # by themselves
     kernel.communicate()
     assert json.loads((folder / "runs" / "sft_d2" / "status.json").read_text())["status"] == "stopped"
+    assert [path.name for path in (folder / "runs" / "sft_d2" / "launch").glob("*/attempt_*")] == ["attempt_0"]
     steps = steps_in(folder / "runs" / "sft_d2" / "metrics.jsonl")
     assert steps == list(range(len(steps)))
     assert find_checkpoint("sft", "d2").name == f"step_{len(steps):06d}"
+
+
+def test_the_ranks_of_a_killed_notebook_save_and_are_not_started_again(folder, monkeypatch):
+    monkeypatch.setenv("WORKER_DOES", "polite")
+    script = KERNEL.format(settings=SHORT | {"run": "try"}, module="tests.launch_worker")
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=CLONE) as kernel:
+        assert [kernel.stdout.readline() for _ in range(3)] == ["[]\n", "0\n", "1\n"]
+        processes = psutil.Process(kernel.pid).children(recursive=True)
+        kernel.kill()
+        assert_ended(processes, timeout=30)
+    (attempt,) = (folder / "runs" / "try" / "launch").glob("*/attempt_*")
+    assert [(attempt / rank / "stdout.log").read_text() for rank in "01"] == ["saving\n"] * 2
 
 
 # When a rank fails, is killed, or is to stop
@@ -244,6 +259,17 @@ def test_a_traceback_is_told_by_its_last_line_and_its_place_though_another_rank_
     assert log.name == "stderr.log" and log.parent.name == "1" and "KeyError: 3" in log.read_text()
 
 
+def test_the_error_that_ended_a_rank_is_told_and_not_the_interrupts_that_it_brought_about(tmp_path):
+    ends = {"KeyboardInterrupt": 0, "torch.OutOfMemoryError: CUDA out of memory.": 1}
+    for line, rank in ends.items():
+        folder = tmp_path / "abc" / "attempt_0" / str(rank)
+        folder.mkdir(parents=True)
+        said = ["Traceback (most recent call last):", '  File "train.py", line 3, in train', "    ^^^^", line]
+        (folder / "stderr.log").write_text("".join(f"[rank{rank}]: {text}\n" for text in said) + "\n")
+    told = failure(tmp_path, first_rank=8, told_only=False)
+    assert told.startswith("rank 9: torch.OutOfMemoryError: CUDA out of memory.\nThe whole traceback: ")
+
+
 def test_steps_repeated_after_a_restart_are_yielded_once_and_damaged_lines_never(worker, cache):
     metrics = cache / "runs" / "try" / "metrics.jsonl"
     metrics.parent.mkdir(parents=True)
@@ -276,6 +302,19 @@ def test_a_second_interrupt_kills_at_once(worker, family):
     assert launched.exit_status == 128 + signal.SIGKILL
 
 
+@pytest.mark.parametrize(("first_rank", "ends"), [(0, -signal.SIGKILL), (8, 0)])
+def test_ranks_that_do_not_hear_are_killed_only_where_it_is_known_that_they_have_saved_nothing(
+    tmp_path, monkeypatch, first_rank, ends
+):
+    monkeypatch.setattr("nanolab.launched.START_PATIENCE", 0.5)
+    saves = [sys.executable, "-c", "import sys, time; sys.stdin.read(); time.sleep(3)"]
+    launched = Launched(saves, dict(os.environ), tmp_path, tmp_path, 0, first_rank, quiet)
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(Interrupted):
+        list(launched)
+    assert launched._process.returncode == ends
+
+
 def test_a_torchrun_that_is_killed_leaves_no_ranks(worker, monkeypatch, family):
     monkeypatch.setattr("nanolab.launched.PATIENCE", 1)
     with pytest.raises(LaunchFailed, match=r"^torchrun was killed \(SIGKILL\): out of memory\?$"):
@@ -302,8 +341,9 @@ def test_two_machines_are_started_with_the_command_that_was_said(worker, cache):
     launched = worker("machines", said.append, nproc=1, nnodes=2, rdzv_endpoint=f"127.0.0.1:{port}")
     where, other = said[1].split(": ", 1)
     assert where == "On machine 1" and "--node-rank 1" in other and f"--rdzv-endpoint 127.0.0.1:{port}" in other
-    cache_folder, torchrun, *arguments = shlex.split(other)
-    assert (cache_folder, torchrun) == (f"NANOLAB_CACHE={cache}", "torchrun")
+    *variables, torchrun = shlex.split(other)[:3]
+    assert variables == ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600", f"NANOLAB_CACHE={cache}"] and torchrun == "torchrun"
+    arguments = shlex.split(other)[3:]
     command = [sys.executable, "-m", "torch.distributed.run", *arguments]
     with subprocess.Popen(command, cwd=CLONE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as machine:
         assert [line["step"] for line in launched] == [0]
@@ -393,13 +433,13 @@ def test_the_ranks_inherit_the_environment_but_nothing_of_another_torchrun(monke
     for name in ("RANK", "LOCAL_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "3")
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    env = _environment(nproc=2)
+    env = environment(nproc=2)
     assert not {"RANK", "LOCAL_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"} & set(env)
     assert env["HF_HOME"] == "/models" and env["NANOLAB_CACHE"] == str(tmp_path / "lab")
     assert env["OMP_NUM_THREADS"] == "7" and env["PYTHONPATH"].split(":")[0] == str(CLONE)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert "OMP_NUM_THREADS" not in _environment(nproc=2)  # torchrun makes it 1
-    assert _environment(nproc=1)["OMP_NUM_THREADS"] == str(torch.get_num_threads())
+    assert "OMP_NUM_THREADS" not in environment(nproc=2)  # torchrun makes it 1
+    assert environment(nproc=1)["OMP_NUM_THREADS"] == str(torch.get_num_threads())
 
 
 def test_a_tail_gives_whole_lines_of_a_file_that_comes_grows_and_is_replaced(tmp_path):

@@ -91,7 +91,7 @@ def _mfu(job: Job, report: Report) -> float:
 
 
 def _is_to_stop(interrupts: Interrupts) -> bool:
-    """Whether a signal has come, or the notebook is gone that has started these processes."""
+    """Whether a signal has come, or the torchrun is gone that a notebook has started."""
     if interrupts.asked is None and launcher_is_gone():
         interrupts.asked = signal.SIGTERM
     return interrupts.asked is not None
