@@ -536,12 +536,22 @@ def test_the_caption_tells_progress_speed_and_time_left():
     )
 
 
-def test_an_evaluation_behind_the_last_step_is_told_and_drawn_and_is_no_step():
+def test_printed_lines_tell_a_metric_once(capsys):
+    curve = show.LiveCurve(total=10, live=False)
+    for step in range(10):
+        curve.update(report(step, 2.0, {"val_loss": 6.9 - step} if step in (0, 4) else None))
+    told = [line.partition(" · val_loss ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["6.900", "", "", "", "2.900", "", "", "", "", ""]
+
+
+def test_an_evaluation_behind_the_last_step_is_told_and_drawn_and_is_no_step(capsys):
     curve = show.LiveCurve(total=3, live=False)
     for step in range(3):
         curve.update(report(step, 2.0, {"val_loss": 6.9} if step == 0 else None))
     assert curve.caption().endswith("val_loss 6.900 (step 0)")
+    capsys.readouterr()
     curve.update({"step": 3, "val_loss": 1.4})
+    assert capsys.readouterr().out == curve.caption() + "\n"
     assert curve.caption().startswith("step 3 of 3 · loss 2.000") and curve.caption().endswith(" · val_loss 1.400")
     (marks,) = [line for line in curve.figure().axes[0].lines if line.get_label() == "val_loss"]
     assert marks.get_xydata().tolist() == [[0, 6.9], [3, 1.4]] and marks.get_linestyle() == "None"  # two make no curve

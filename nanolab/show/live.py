@@ -1,8 +1,8 @@
 """A loss curve that grows while a model trains, and leaves one small picture in the saved notebook.
 
 In a notebook one picture is redrawn in place. Everywhere else (plain Python, or a run that nobody watches,
-which the environment variable PAPERMILL or CI says) at most ten lines are printed, and a notebook gets one
-picture at the end.
+which the environment variable PAPERMILL or CI says) at most ten lines are printed, and one of the evaluation behind all
+steps if there is one; a notebook gets one picture at the end.
 """
 
 import math
@@ -78,6 +78,7 @@ class LiveCurve:
         self._times: list[float] = []
         self._next_drawing = 0.0
         self._tenths = 0  # of the run, printed so far
+        self._told_rows = 0  # whose metrics are printed
         self._handle = None
         self._closed = False
 
@@ -87,9 +88,9 @@ class LiveCurve:
         self._times.append(self.clock())
         if self.live and self._times[-1] >= self._next_drawing:
             self._draw()
-        elif not self.live and self._tenth() > self._tenths:
-            print(self.caption())
-            self._tenths = self._tenth()
+        elif not self.live and (self._tenth() > self._tenths or self.rows[-1]["step"] == self.total):
+            print(self.caption(self._told_rows))
+            self._tenths, self._told_rows = self._tenth(), len(self.rows)
 
     def watch(self, reports: Iterable) -> Iterator:
         """Pass reports through while drawing them; closes at the end, also after an error or a break."""
@@ -117,8 +118,11 @@ class LiveCurve:
         """One row per step: its report's fields, and a column for each metric that was ever measured."""
         return pd.DataFrame([row for row in self.rows if row["step"] < self.total])
 
-    def caption(self) -> str:
-        """Where the run is, in one line: step, loss, tokens per second, time taken and left, last metrics."""
+    def caption(self, first_row: int = 0) -> str:
+        """Where the run is, in one line: step, loss, tokens per second, time taken and left, last metrics.
+
+        Of the metrics only those in `rows` from `first_row` on.
+        """
         done = self._done()
         last = next((row for row in reversed(self.rows) if row["seconds"]), self.rows[-1])  # which was a step
         speed = tokens_per_second(self.rows[-RATE_STEPS:])
@@ -126,7 +130,9 @@ class LiveCurve:
         facts.append(f"{clock_time(self._times[-1] - self._times[0])} so far")
         if done < self.total and len(self._times) > 1:
             facts.append(f"about {clock_time(self._seconds_left())} left")
-        return " · ".join(facts + [self._told(name, value) for name, value in last_metrics(self.rows).items()])
+        return " · ".join(
+            facts + [self._told(name, value) for name, value in last_metrics(self.rows[first_row:]).items()]
+        )
 
     def figure(self) -> Picture:
         """The curve so far as a picture."""
@@ -244,7 +250,7 @@ def _loss_panel(ax, frame: pd.DataFrame, names: list[str], title: str) -> None:
     for index, name in enumerate(names):
         points = frame.dropna(subset=[name])
         style = "o" + STYLES[index % 4] if len(points) > FEW_POINTS else "os^D"[index % 4]
-        ax.plot(points["step"], points[name], style, color=VERMILLION, ms=5, lw=1.2, label=name)
+        ax.plot(points["step"], points[name], style, color=VERMILLION, ms=5, lw=1.2, label=name, clip_on=False)
     ax.set_ylabel("loss")
     ax.legend(frameon=False, fontsize=9, loc="upper right")
 
@@ -254,5 +260,5 @@ def _metric_panel(ax, frame: pd.DataFrame, names: list[str]) -> None:
     for index, name in enumerate(names):
         points = frame.dropna(subset=[name])
         style = "os^Dv"[index % 5] + ("-" if len(points) > FEW_POINTS else "")
-        ax.plot(points["step"], points[name], style, color=SERIES[(index + 1) % 8], ms=5, label=name)
+        ax.plot(points["step"], points[name], style, color=SERIES[(index + 1) % 8], ms=5, label=name, clip_on=False)
     ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
