@@ -528,7 +528,7 @@ def second_of_two(monkeypatch):
     """What torchrun tells the second of two processes, and nobody to meet."""
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("nanolab.ranks.meet", lambda _backend: (None, NOTHING_EARLIER))
+    monkeypatch.setattr("nanolab.ranks.meet", lambda _backend, _parent: (None, NOTHING_EARLIER))
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
 

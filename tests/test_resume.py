@@ -471,7 +471,7 @@ COMMAND = [sys.executable, "-m", "nanolab", "sft", "--data=toy", "--model_tag=d1
 COMMAND += ["--target_examples_per_step=4", "--eval_every=-1", "--eval_steps=1", "--eval_metrics_max_problems=2"]
 COMMAND += ["--save_every=1", "--keep_last=2", "--resume=latest"]
 KILLS = 20
-STEPS = 4 * KILLS  # more than all killed runs get to, also where the machine is busy and a kill comes late
+STEPS = 6 * KILLS  # more than all killed runs get to, also where the machine is busy and a kill comes late
 KILLED_COMMAND = [*COMMAND, "--model_tag=d4", f"--num_iterations={STEPS}"]
 
 

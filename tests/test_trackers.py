@@ -134,9 +134,18 @@ def tensorboard_curve(run_dir: Path):
 CURVES = {"wandb": wandb_curve, "trackio": trackio_curve, "tensorboard": tensorboard_curve}
 
 
+def read_up_to(last: int, name: str, run_dir: Path):
+    """What a tracker keeps; wandb's own process may write the last steps a moment after the run has ended."""
+    deadline = time.monotonic() + 30
+    while max(map(max, (told := CURVES[name](run_dir)).values())) < last and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return told
+
+
 def assert_same_curve(name: str, run_dir: Path, redone: tuple[int, ...] = ()):
     """`redone`: steps that were done twice. Their numbers are equal to the bit, but for how long they took."""
-    told, kept = CURVES[name](run_dir), curve(run_dir)
+    kept = curve(run_dir)
+    told = read_up_to(max(map(max, kept.values())), name, run_dir)
     for step in redone if name != "tensorboard" else ():
         for timed in ("seconds", "mfu"):
             assert told[timed].pop(step) != kept[timed].pop(step)
