@@ -501,14 +501,18 @@ for line in sys.stdin:
 
 
 def kill_at_a_random_moment(draws, folder, server):
-    """Run the command and kill it, every third time while it saves; whether it died there, or None if it ended."""
+    """Run the command and kill it, every third time while it saves; whether it died there, or None if it ended.
+
+    Every other time it is let do two steps, the first of which is then saved: however slow a disk is, a run gets on.
+    """
     server.stdin.write(" ".join(KILLED_COMMAND[3:]) + "\n")
     server.stdin.flush()
-    pid, said = None, []
+    pid, said, steps_left = None, [], draws.choice((1, 2))
     for line in server.stdout:
         said.append(line)
         pid = pid or (int(line) if line.strip().isdigit() else None)
-        if line.startswith(("Step 00", "ended")):  # a step is done, the next begins: any moment now
+        steps_left -= line.startswith("Step 00")
+        if not steps_left or line.startswith("ended"):  # a step is done, the next begins: any moment now
             break
     time.sleep(draws.uniform(0, 0.2))
     if draws.random() < 1 / 3:
@@ -535,7 +539,8 @@ def test_a_d4_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_r
         kills = [kill_at_a_random_moment(draws, folder, server) for _ in range(KILLS)]
     assert None not in kills and sum(kills) >= 3, kills  # all were killed, some while a checkpoint was being written
     finished = subprocess.run(KILLED_COMMAND, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0 and "Resuming after step" in finished.stdout, finished.stderr
+    assert finished.returncode == 0, finished.stderr
+    assert "Resuming after step" in finished.stdout, finished.stdout
     assert not saving(folder)  # what the killed ones left is swept up
     elsewhere = tmp_path_factory.mktemp("undisturbed")
     os.symlink(cache / "tokenizer", elsewhere / "tokenizer")
