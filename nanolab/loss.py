@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from nanolab.batch import IGNORE_INDEX
+from nanolab.runtime import KEEPS_GRAPHS
 
 CHUNK_LOGITS = 2**25  # logits of a chunk, in float32: 128 MiB, enough positions for products at nearly full speed
 LANES = 32  # positions of a chunk come in multiples of this
@@ -93,18 +94,52 @@ def supervised_cross_entropy(
     if not 0 < softcap <= LARGEST_SOFTCAP:
         raise ValueError(f"softcap must be above 0 and at most {LARGEST_SOFTCAP}, got {softcap}.")
     learned = targets != IGNORE_INDEX  # (B, T)
-    selected, wanted = hidden[learned], targets[learned]  # (N, C), (N,): N supervised positions
     device = hidden.device.type
+    if device in KEEPS_GRAPHS:
+        selected, wanted, counted = _selected_in_few_sizes(hidden, targets, learned)
+    else:
+        selected, wanted, counted = hidden[learned], targets[learned], None  # (N, C), (N,): N supervised positions
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     _check_targets(wanted, len(head_weight))
     how = _How(softcap, dtype, reduce_tile)
     if torch.is_grad_enabled() and (selected.requires_grad or head_weight.requires_grad):
-        return _ChunkedCrossEntropy.apply(selected, head_weight, wanted, how)
+        return _ChunkedCrossEntropy.apply(selected, head_weight, wanted, counted, how)
     loss = torch.zeros((), device=hidden.device)
     with torch.autocast(device, enabled=False):
         for positions in _chunks(len(selected), len(head_weight)):
-            loss += _Chunk(selected[positions], head_weight, wanted[positions], how).loss()
+            loss += _summed(_Chunk(selected[positions], head_weight, wanted[positions], how), positions, counted)
     return loss
+
+
+def _selected_in_few_sizes(
+    hidden: torch.Tensor, targets: torch.Tensor, learned: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Supervised positions and, behind them, hidden states of zeros with target 0, which have no gradient.
+
+    (K, C), (K,) and (K,): which of them count. K is one of a few sizes, so that every step after this has few shapes.
+    """
+    flat = learned.flatten()
+    K = min(in_few_sizes(int(flat.sum())), len(flat))
+    first = flat.int().argsort(descending=True)[:K]  # in any order: what is learned before what is not
+    counted = flat[first]
+    # where, not a product: what is not learned may hold anything
+    selected = torch.where(counted[:, None], hidden.flatten(0, -2)[first], 0.0)
+    return selected, torch.where(counted, targets.flatten()[first], 0), counted
+
+
+def in_few_sizes(N: int) -> int:
+    """N rounded up, by less than a quarter or to a multiple of LANES: four sizes between a power of two and the next.
+
+    >>> [in_few_sizes(N) for N in (0, 1, 33, 500, 1000, 1030)]
+    [0, 32, 64, 512, 1024, 1280]
+    """
+    part = max(LANES, 2 ** max(0, (N - 1).bit_length() - 3))
+    return -(-N // part) * part
+
+
+def _summed(chunk: "_Chunk", positions: slice, counted: torch.Tensor | None) -> torch.Tensor:
+    """The summed loss of a chunk, without positions that do not count."""
+    return chunk.losses().sum() if counted is None else (chunk.losses() * counted[positions]).sum()
 
 
 def _check_targets(wanted: torch.Tensor, vocab_size: int):
@@ -126,7 +161,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Forward makes the loss and, while the logits are there, the gradients of (N, C) hidden and (V, C) weight."""
 
     @staticmethod
-    def forward(ctx, hidden, head_weight, targets, how):
+    def forward(ctx, hidden, head_weight, targets, counted, how):
         loss = torch.zeros((), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         chunks = _chunks(len(hidden), len(head_weight))
@@ -136,7 +171,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for number, positions in enumerate(chunks):
                 chunk = _Chunk(hidden[positions], head_weight, targets[positions], how, slopes)
-                loss += chunk.loss()
+                loss += _summed(chunk, positions, counted)
                 grad_hidden[positions] = chunk.add_gradients(grad_weight, first=number == 0)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return loss
@@ -145,7 +180,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_loss):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight.mul_(grad_loss), None, None
+        return grad_hidden * grad_loss, grad_weight.mul_(grad_loss), None, None, None
 
 
 def _chunks(N: int, vocab_size: int) -> list[slice]:
@@ -196,9 +231,9 @@ class _Chunk:
         n = len(self.hidden)
         return self.slopes[n * start : n * (start + width)].view(width, n)
 
-    def loss(self) -> torch.Tensor:
-        """The summed loss of the chunk, in nats."""
-        return (self.total.log() - self.scale * self.wanted).sum()
+    def losses(self) -> torch.Tensor:
+        """(n,) losses of the positions, in nats."""
+        return self.total.log() - self.scale * self.wanted
 
     def add_gradients(self, grad_weight: torch.Tensor, first: bool) -> torch.Tensor:
         """Add the chunk's gradient to grad_weight (V, C), or fill it if `first`; return that of hidden (n, C)."""

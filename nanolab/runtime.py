@@ -22,6 +22,7 @@ BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 WORTHWHILE_SPEEDUP = 1.2  # bfloat16 also costs conversions and exactness
 CUBLAS_SETTING, CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # asked for by torch's own error
 DEVICE_VARIABLE = "NANOLAB_DEVICE"
+KEEPS_GRAPHS = ("mps",)  # devices that keep something of every shape they have met, as Metal does: let there be few
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

@@ -107,6 +107,59 @@ def test_chunks_cover_all_positions_once_in_multiples_of_lanes():
         assert all((chunk.stop - chunk.start) % loss.LANES == 0 for chunk in chunks[:-1])
 
 
+@contextlib.contextmanager
+def few_sizes():
+    """The processor treated as a device that keeps something of every shape."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss, "KEEPS_GRAPHS", ("cpu",))
+        yield
+
+
+@pytest.mark.parametrize("ignored", [0, 3, 200])
+@pytest.mark.parametrize("N", [0, 1, 32, 33, 300])
+def test_positions_added_for_few_sizes_change_nothing(N, ignored):
+    hidden, head, targets = problem(N, 300, ignored=ignored)
+    hidden[targets == IGNORE_INDEX] = math.nan  # what is added must not be looked at
+    clean = hidden.nan_to_num()
+    with few_sizes(), cut_small(64, 70, 300):
+        ours = value_and_gradients(supervised_cross_entropy, hidden, head, targets)
+        with torch.no_grad():
+            measured = supervised_cross_entropy(hidden, head, targets, SOFTCAP).item()
+    assert_same(ours, value_and_gradients(definition, clean, head, targets))
+    assert measured == pytest.approx(ours[0], rel=1e-6)
+
+
+class Shapes(TorchDispatchMode):
+    """Notes the shapes that the results of operators have."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        made = result if isinstance(result, list | tuple) else [result]
+        self.found |= {tuple(x.shape) for x in made if isinstance(x, torch.Tensor)}
+        return result
+
+
+def test_in_few_sizes_the_shapes_of_two_hundred_batches_are_few():
+    problems = [problem(N, 100, ignored=1024 - N) for N in range(200, 600, 2)]
+    found = {}
+    for name, how in (("few", few_sizes), ("free", contextlib.nullcontext)):
+        with how(), Shapes() as shapes:
+            for each in problems:
+                value_and_gradients(supervised_cross_entropy, *each)
+        found[name] = len(shapes.found)
+    assert found["few"] < 100 < 1_000 < found["free"], found
+
+
+def test_few_sizes_are_less_than_a_quarter_more():
+    sizes = [loss.in_few_sizes(N) for N in range(1, 20_000)]
+    assert all(N <= size < max(1.25 * N, N + loss.LANES) for N, size in enumerate(sizes, 1))
+    assert sizes == sorted(sizes) and len(set(sizes)) < 40
+
+
 def test_targets_at_the_edges_of_tiles_are_found():
     V, tile = 300, 64
     edges = [0, 63, 64, 127, 128, 191, 192, 255, 256, 299]

@@ -16,6 +16,7 @@ from nanolab.gpt import GPT
 from nanolab.memory import MemoryEstimate, PeakMemory
 from nanolab.paths import cache_dir
 from nanolab.ranks import ALONE, Ranks
+from nanolab.runtime import KEEPS_GRAPHS
 from nanolab.settings import BaseConfig, JobConfig, MidConfig, SFTConfig
 from nanolab.tokenizer import Tokenizer
 from nanolab.train import Schedule
@@ -87,8 +88,8 @@ class Here(NamedTuple):
 
     @property
     def keeps_graphs(self) -> bool:
-        """Whether the device keeps something of every shape it has met, as Metal does: then there must be few."""
-        return self.device.type == "mps"
+        """Whether the device keeps something of every shape it has met: then there must be few."""
+        return self.device.type in KEEPS_GRAPHS
 
 
 def say_nothing(_text: str) -> None:
