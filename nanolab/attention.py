@@ -14,13 +14,14 @@ varlen_attn = None
 if torch.backends.cuda.is_built():  # elsewhere it is of no use, and the import brings the compiler: two seconds
     try:
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # before torch 2.10; only CUDA asks for it, and then says so
+    except ImportError:  # a torch built without it; only CUDA asks for it, and then says so
         varlen_attn = None
 
 ROTARY_BASE = 10_000
 HALF_PRECISION = (torch.bfloat16, torch.float16)  # what varlen attention takes
-_BY_NAME = varlen_attn is not None and "is_causal" in inspect.signature(varlen_attn).parameters  # torch 2.10
-VARLEN_CAUSAL = {"is_causal": True} if _BY_NAME else {"window_size": (-1, 0)}
+_KNOWS = inspect.signature(varlen_attn).parameters if varlen_attn is not None else ()
+VARLEN_CAUSAL = {"is_causal": True} if "is_causal" in _KNOWS else {"window_size": (-1, 0)}  # torch 2.10: by name
+VARLEN_GROUPS = "enable_gqa" in _KNOWS  # whether there may be fewer heads of keys than of queries
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
@@ -146,11 +147,14 @@ def document_lengths(borders: torch.Tensor) -> list[int]:
 def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
     """torch.nn.attention.varlen on (1, H, T, D); the longest document is not asked for, T is bound enough."""
     if varlen_attn is None:
-        raise RuntimeError('batching="packed" on CUDA needs torch.nn.attention.varlen (torch 2.10 or later).')
-    T = q.size(2)
-    flat = (part[0].transpose(0, 1) for part in (q, k, v))  # (T, H, D)
-    grouped = {"enable_gqa": True} if k.size(1) != q.size(1) else {}
-    return varlen_attn(*flat, borders, borders, T, T, **VARLEN_CAUSAL, **grouped).transpose(0, 1)[None]
+        raise RuntimeError('batching="packed" on CUDA needs torch.nn.attention.varlen, which this torch lacks.')
+    T, group, grouped = q.size(2), q.size(1) // k.size(1), {}
+    if group > 1 and VARLEN_GROUPS:
+        grouped = {"enable_gqa": True}
+    elif group > 1:
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    flat = (part.squeeze(0).transpose(0, 1) for part in (q, k, v))  # (T, H, D)
+    return varlen_attn(*flat, borders, borders, T, T, **VARLEN_CAUSAL, **grouped).transpose(0, 1).unsqueeze(0)
 
 
 def _masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
@@ -241,7 +245,8 @@ class CausalSelfAttention(nn.Module):
         q = self.c_q(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)  # (B, H, T, D)
         k = self.c_k(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
         v = self.c_v(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
-        q, k = norm(apply_rotary(q, cos, sin)), norm(apply_rotary(k, cos, sin))  # rotary first, then QK norm
+        # Rotary first, then QK norm. Autocast on CUDA gives norms in float32 (torch 2.12 and later), on a processor not.
+        q, k = (norm(apply_rotary(part, cos, sin)).to(v.dtype) for part in (q, k))
         grouped = self.n_kv_head != self.n_head
         if borders is not None:
             y = document_attention(q, k, v, borders)

@@ -6,6 +6,7 @@ Model FLOPs utilization, the field's measure of speed across machines (PaLM, arX
 tokens only: what is computed for padding, or for logits that nobody learns from, does not count as useful.
 """
 
+import re
 import time
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from nanolab.runtime import DTYPES, synchronize
 CARDS = {
     "B200": 2250e12,
     "GH200": 989.4e12,
+    "H200 NVL": 835e12,
     "H200": 989.4e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -26,8 +28,10 @@ CARDS = {
     "A10G": 70e12,
     "A10": 125e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "RTX 4090": 165.2e12,
+    "RTX 3090 Ti": 80e12,
     "RTX 3090": 71e12,
 }
 PRODUCT_SIZE = {"cpu": 1_024, "mps": 4_096, "cuda": 8_192}  # sides of the matrices of a measured product
@@ -78,18 +82,23 @@ def peak_of(device: torch.device, dtype: str) -> Peak:
 
 
 def data_sheet(name: str) -> Peak | None:
-    """The peak of a card whose name has one of `CARDS` in it, in bfloat16; None for others.
+    """The peak of a card whose name has one of `CARDS` in it as a word, in bfloat16; None for others.
+
+    A laptop's card has a larger one's name and less power: it is among the others.
 
     >>> print(data_sheet("NVIDIA H100 80GB HBM3"))
     989 TFLOP/s, the data sheet's of H100
     """
-    card = next((card for card in CARDS if card in name), None)
+    known = [] if "Laptop" in name else [card for card in CARDS if re.search(rf"\b{card}\b", name)]
+    card = next(iter(known), None)
     return None if card is None else Peak(CARDS[card], f"the data sheet's of {card}")
 
 
 def matrix_rate(device: torch.device, dtype: str, size: int, repeats: int = 3) -> float:
     """Operations a second of the fastest of a few products of (size, size) matrices."""
-    a = torch.ones(size, size, dtype=DTYPES[dtype], device=device)
+    # Random numbers: a GPU that multiplies ones takes less power, and may run faster than it ever will in training.
+    numbers = torch.Generator(device).manual_seed(0)
+    a = torch.randn(size, size, dtype=DTYPES[dtype], device=device, generator=numbers)
     seconds = []
     for _ in range(repeats + 1):  # the first one warms up
         synchronize(device)

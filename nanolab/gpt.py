@@ -71,7 +71,8 @@ class MLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, C) to (B, T, C), each position by itself."""
-        return self.c_proj(F.relu(self.c_fc(x)).square())
+        h = F.relu(self.c_fc(x))  # (B, T, 4 C)
+        return self.c_proj(h * h)  # not h.square(): autocast on CUDA makes powers in float32
 
 
 class Block(nn.Module):

@@ -19,6 +19,8 @@ import torch.distributed as dist
 
 POLL = 0.05  # seconds between two looks at the store
 PATIENCE = timedelta(minutes=30)  # with ranks that have not come
+# Ranks meet over gloo before they compute together: whoever waits longer on a GPU waits for one that has died since.
+NCCL_TIMEOUT = timedelta(minutes=5)
 CONTROL_TIMEOUT = timedelta(hours=2)  # a rank that waits for others to grade or to save is not lost
 
 
@@ -54,7 +56,9 @@ def meet(backend: str, parent: int) -> tuple[dist.ProcessGroup, Earlier]:
         store = dist.PrefixStore("nanolab", store)
         store.add("starts", int(rank == 0))
         with common_name(store, rank, world_size) as name:
-            dist.init_process_group(backend, store=dist.PrefixStore(name, store), rank=rank, world_size=world_size)
+            patience = {"timeout": NCCL_TIMEOUT} if backend == "nccl" else {}
+            own_part = dist.PrefixStore(name, store)
+            dist.init_process_group(backend, store=own_part, rank=rank, world_size=world_size, **patience)
             control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
         began = float(store.compare_set("began", "", str(_parent_began())))  # whoever comes first
         return control, Earlier(store.add("starts", 0) - 1, began)

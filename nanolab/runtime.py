@@ -21,6 +21,7 @@ PACKAGES_NOTED = (
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 WORTHWHILE_SPEEDUP = 1.2  # bfloat16 also costs conversions and exactness
 CUBLAS_SETTING, CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # asked for by torch's own error
+FIRST_WITH_BFLOAT16 = (8, 0)  # CUDA's compute capability of Ampere; older cards emulate it
 DEVICE_VARIABLE = "NANOLAB_DEVICE"
 KEEPS_GRAPHS = ("mps",)  # devices that keep something of every shape they have met, as Metal does: let there be few
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,7 +49,7 @@ def pick_device(device_type: str = "", local_rank: int = 0) -> torch.device:
 def pick_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
     """(name, reason) of the precision of the matrix products; the weights are float32 always.
 
-    "auto" is bfloat16 on CUDA, float32 on MPS, and on a processor bfloat16 if it has instructions for it and a short
+    "auto" is bfloat16 on CUDA (Ampere or newer), float32 on MPS, and on a processor bfloat16 if it has instructions for it and a short
     measurement finds it faster. Without them torch emulates bfloat16, a hundred times slower than float32.
 
     >>> pick_dtype("float32", torch.device("cpu"))
@@ -59,6 +60,9 @@ def pick_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
             raise ValueError(f"dtype {dtype!r} is unknown; there are: auto, {', '.join(DTYPES)}.")
         return dtype, "asked for"
     if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < FIRST_WITH_BFLOAT16:
+            return "float32", f"compute capability {capability[0]}.{capability[1]} has no bfloat16 products"
         return "bfloat16", "the default on CUDA"
     if device.type != "cpu":
         return "float32", f"the default on {device.type}"

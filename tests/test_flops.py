@@ -34,10 +34,28 @@ def test_matrices_head_and_attention_cost_what_torch_counts(n_head, n_kv_head):
     assert by_operator["aten.bmm"] == only_pairs
 
 
+NAMES = {  # as CUDA tells them: the card of the data sheet
+    "NVIDIA H100 80GB HBM3": "H100",
+    "NVIDIA H100 PCIe": "H100 PCIe",
+    "NVIDIA H200 NVL": "H200 NVL",
+    "NVIDIA H200": "H200",
+    "NVIDIA GH200 480GB": "GH200",
+    "NVIDIA A100-SXM4-80GB": "A100",
+    "NVIDIA A10G": "A10G",
+    "NVIDIA L40S": "L40S",
+    "NVIDIA L40": "L40",
+    "NVIDIA L4": "L4",
+    "NVIDIA GeForce RTX 3090 Ti": "RTX 3090 Ti",
+    "NVIDIA GeForce RTX 4090": "RTX 4090",
+}
+
+
 def test_a_known_card_is_recognised_by_its_name(monkeypatch):
-    for name, card in (("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H100 PCIe", "H100 PCIe"), ("NVIDIA A10G", "A10G")):
+    for name, card in NAMES.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
         assert peak_of(torch.device("cuda"), "bfloat16") == Peak(CARDS[card], f"the data sheet's of {card}")
+    for name in ("NVIDIA RTX A1000", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GB200", "Tesla T4"):
+        assert flops.data_sheet(name) is None
 
 
 def test_an_unknown_device_is_measured(monkeypatch):

@@ -16,7 +16,12 @@ def test_precision_is_what_was_asked_for_or_what_the_hardware_has(monkeypatch):
     assert runtime.pick_dtype("auto", CPU)[0] == "float32"  # it has them, and they gain nothing
     monkeypatch.setattr(runtime, "bfloat16_instructions", lambda: "")
     assert runtime.pick_dtype("auto", CPU)[0] == "float32"
-    assert runtime.pick_dtype("auto", torch.device("cuda"))[0] == "bfloat16"
+    capabilities = {"H100": (9, 0), "A100": (8, 0), "T4": (7, 5)}
+    found = {}
+    for card, capability in capabilities.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device, capability=capability: capability)
+        found[card] = runtime.pick_dtype("auto", torch.device("cuda"))[0]
+    assert found == {"H100": "bfloat16", "A100": "bfloat16", "T4": "float32"}
     assert runtime.pick_dtype("auto", torch.device("mps"))[0] == "float32"
     with pytest.raises(ValueError, match="dtype 'fp8' is unknown"):
         runtime.pick_dtype("fp8", CPU)
