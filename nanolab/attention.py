@@ -245,7 +245,7 @@ class CausalSelfAttention(nn.Module):
         q = self.c_q(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)  # (B, H, T, D)
         k = self.c_k(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
         v = self.c_v(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
-        # Rotary first, then QK norm. Autocast on CUDA gives norms in float32 (torch 2.12 and later), on a processor not.
+        # Rotary first, then QK norm, whose result autocast makes float32 on CUDA (torch 2.12), not on a processor.
         q, k = (norm(apply_rotary(part, cos, sin)).to(v.dtype) for part in (q, k))
         grouped = self.n_kv_head != self.n_head
         if borders is not None:

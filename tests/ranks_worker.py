@@ -1,12 +1,14 @@
 """What test_ranks.py starts under torchrun: trains small jobs on all ranks and leaves what came out in a file.
 
-torchrun --nproc-per-node 2 -m tests.ranks_worker all results.pt
+torchrun --nproc-per-node 2 -m tests.ranks_worker results.pt all=FOLDER half=OTHER_FOLDER
+
+Each FOLDER is the cache folder of one thing to do: a start takes longer than any of them.
 """
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -198,25 +200,29 @@ def unprepared(name: str) -> int:
     return cli.main(["sft", *options(config)])
 
 
-def main(what: str, path: str):
-    """Do it, and let rank 0 write what came out."""
+THINGS_TO_DO: dict[str, Callable[[Ranks], dict]] = {
+    "all": lambda ranks: {name: outcome(config, ranks) for name, config in JOBS.items()},
+    "one": lambda ranks: outcome(JOBS["packed"], ranks),
+    "half": lambda ranks: outcome(SAVING, ranks, most=3),
+    "resume": lambda ranks: outcome(replace(SAVING, resume="latest"), ranks),
+    "resume sharded": lambda ranks: outcome(replace(SAVING, resume="latest", shard_weights=True), ranks),
+    "sharded": sharded,
+    "killed": killed_once,
+    "collected": collected,
+    "gradients": gradients_kept,
+}
+
+
+def main(path: str, *to_do: str):
+    """Do one thing after the other, and let rank 0 write what came of each."""
     torch.set_num_threads(1)
-    if what == "unprepared":
-        sys.exit(unprepared(path))
+    if path == "unprepared":
+        sys.exit(unprepared(*to_do))
     with joined("cpu") as ranks:
-        if what == "all":
-            results = {name: outcome(config, ranks) for name, config in JOBS.items()}
-        elif what == "half":
-            results = outcome(SAVING, ranks, most=3)
-        elif what in ("resume", "resume sharded"):
-            results = outcome(replace(SAVING, resume="latest", shard_weights=what != "resume"), ranks)
-        elif what == "one":
-            results = outcome(JOBS["packed"], ranks)
-        elif what == "sharded":
-            results = sharded(ranks)
-        else:
-            others = {"killed": killed_once, "collected": collected, "gradients": gradients_kept}
-            results = others[what](ranks)
+        results = {}
+        for what, folder in (each.split("=") for each in to_do):
+            os.environ["NANOLAB_CACHE"] = folder
+            results[what] = THINGS_TO_DO[what](ranks)
         if ranks.leads:
             torch.save(results, path)
 

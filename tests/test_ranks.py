@@ -77,10 +77,13 @@ def ended(process: subprocess.Popen, timeout: float = 240) -> str:
     return said
 
 
-def on_ranks(folder: Path, world_size: int, what: str, *options: str) -> dict:
-    path = folder / f"{what}_{world_size}.pt"
+def on_ranks(world_size: int, *options: str, **to_do: Path) -> dict:
+    """What some ranks make of all that is to do, each in its cache folder, in one start."""
+    folder = next(iter(to_do.values()))
+    path = folder / f"by_{world_size}.pt"
     ranks = ("--standalone", "--nproc-per-node", str(world_size))
-    ended(torchrun(folder, *ranks, *options, "-m", "tests.ranks_worker", what, str(path)))
+    words = [f"{what.replace('_', ' ')}={cache}" for what, cache in to_do.items()]
+    ended(torchrun(folder, *ranks, *options, "-m", "tests.ranks_worker", str(path), *words), timeout=600)
     return torch.load(path, weights_only=True)
 
 
@@ -104,10 +107,36 @@ def assert_same_weights(found: dict, alone: dict):
     assert {name: distance.item() for name, distance in apart.items() if not distance < TOLERANCE} == {}
 
 
+@pytest.fixture(scope="module")
+def folders(kept, tmp_path_factory):
+    """A function that copies a cache folder, that of `kept` if none is named."""
+    return lambda of=kept[0]: shutil.copytree(of, tmp_path_factory.mktemp("copy") / "cache")
+
+
+@pytest.fixture(scope="module")
+def by_two(kept, folders):
+    """What two ranks make of everything, and where they have left checkpoints."""
+    half, sharded = folders(), folders()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOLAB_CACHE", str(sharded))
+        patch.delenv("NANOLAB_DATA", raising=False)
+        outcome(SAVING, most=3)  # one process leaves a checkpoint of two steps
+    found = on_ranks(2, all=folders(), gradients=folders(), half=half, sharded=sharded)
+    return found, {"half": half, "sharded": sharded}
+
+
+@pytest.fixture(scope="module")
+def by_three(by_two, folders):
+    """What three ranks make of everything, also of the checkpoints of two."""
+    _, left = by_two
+    resumed = {"resume": folders(left["half"]), "resume_sharded": folders(left["sharded"])}
+    return on_ranks(3, all=folders(), collected=folders(), sharded=folders(left["sharded"]), **resumed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_several_ranks_give_the_losses_and_weights_of_one(kept, folder, world_size):
-    found = on_ranks(folder, world_size, "all")
+def test_several_ranks_give_the_losses_and_weights_of_one(kept, by_two, by_three, world_size):
+    found = {2: by_two[0], 3: by_three}[world_size]["all"]
     for name, alone in kept[1].items():
         print(name)
         assert_same(found[name], alone)
@@ -129,13 +158,13 @@ def test_two_machines_are_one(kept, folder):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     where = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test")
-    where += ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1", "-m", "tests.ranks_worker", "one")
-    machines = [torchrun(folder, *where, str(folder / f"machine_{k}.pt")) for k in (0, 1)]
+    where += ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1", "-m", "tests.ranks_worker")
+    machines = [torchrun(folder, *where, str(folder / f"machine_{k}.pt"), f"one={folder}") for k in (0, 1)]
     for machine in machines:
         ended(machine)
     written = sorted(folder.glob("machine_*.pt"))
     assert len(written) == 1  # by rank 0, wherever it was
-    assert_same(torch.load(written[0], weights_only=True), kept[1]["packed"])
+    assert_same(torch.load(written[0], weights_only=True)["one"], kept[1]["packed"])
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -190,21 +219,19 @@ def undisturbed(kept):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_ranks_resumes_with_one_and_with_three(folder, undisturbed, monkeypatch, tmp_path):
-    half = on_ranks(folder, 2, "half")
-    assert half["losses"] == pytest.approx(undisturbed["losses"][:3], rel=TOLERANCE)
+def test_a_checkpoint_of_two_ranks_resumes_with_one_and_with_three(by_two, by_three, undisturbed, folders, monkeypatch):
+    assert by_two[0]["half"]["losses"] == pytest.approx(undisturbed["losses"][:3], rel=TOLERANCE)
+    monkeypatch.setenv("NANOLAB_CACHE", str(folders(by_two[1]["half"])))
     assert find_checkpoint("sft", "d2").name == "step_000002"
-    three = tmp_path / "three"
-    shutil.copytree(folder, three)
-    with_one = outcome(SFTConfig(**{**vars(SAVING), "resume": "latest"}))
-    for found in (with_one, on_ranks(three, 3, "resume")):
+    with_one = outcome(replace(SAVING, resume="latest"))
+    for found in (with_one, by_three["resume"]):
         assert found["losses"] == pytest.approx(undisturbed["losses"][2:], rel=TOLERANCE)
         assert_same_weights(found["weights"], undisturbed["weights"])
 
 
 @pytest.mark.slow
-def test_a_shared_muons_state_comes_together_as_it_is_and_without_torchs_slow_way(folder):
-    found = on_ranks(folder, 3, "collected")
+def test_a_shared_muons_state_comes_together_as_it_is_and_without_torchs_slow_way(by_three):
+    found = by_three["collected"]
     assert found["before"]["state"] == {}
     ours, theirs = found["after"], found["own way"]
     assert ours["param_groups"] == theirs["param_groups"] and list(ours["state"]) == list(theirs["state"]) != []
@@ -214,24 +241,12 @@ def test_a_shared_muons_state_comes_together_as_it_is_and_without_torchs_slow_wa
 
 
 @pytest.mark.slow
-def test_gradients_exist_once_and_stay_where_ranks_add_them_up(folder):
-    found = on_ranks(folder, 2, "gradients")
+def test_gradients_exist_once_and_stay_where_ranks_add_them_up(by_two):
+    found = by_two[0]["gradients"]
     *_, before, last = found["steps"]
     assert last["micro_batches"] > 2 * 2  # some went without the sum over ranks
     assert last["size"] == last["room"] and len(last["storages"]) < found["number"]
     assert last["storages"] == before["storages"] and found["zero"]
-
-
-@pytest.fixture(scope="module")
-def sharded(kept, undisturbed, tmp_path_factory):
-    """What two ranks make of the same jobs while they share the weights, and the folder in which they did."""
-    folder = tmp_path_factory.mktemp("sharded") / "cache"
-    shutil.copytree(kept[0], folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NANOLAB_CACHE", str(folder))
-        patch.delenv("NANOLAB_DATA", raising=False)
-        outcome(SAVING, most=3)  # one process leaves a checkpoint of two steps
-    return on_ranks(folder, 2, "sharded"), folder
 
 
 def assert_sharded_is_the_same(found: dict, alone: dict, undisturbed: dict):
@@ -250,17 +265,18 @@ def assert_sharded_is_the_same(found: dict, alone: dict, undisturbed: dict):
 
 
 @pytest.mark.slow
-def test_two_ranks_that_share_the_weights_give_the_losses_and_weights_of_one(kept, sharded, undisturbed):
-    assert set(kept[1]) - set(sharded[0]["jobs"]) == {LOADED_BY_WORKERS}
-    assert_sharded_is_the_same(sharded[0], kept[1], undisturbed)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_that_share_the_weights_give_the_losses_and_weights_of_one(
+    kept, by_two, by_three, undisturbed, world_size
+):
+    found = {2: by_two[0], 3: by_three}[world_size]["sharded"]
+    assert set(kept[1]) - set(found["jobs"]) == {LOADED_BY_WORKERS}
+    assert_sharded_is_the_same(found, kept[1], undisturbed)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_shared_weights_resumes_with_one_process(sharded, undisturbed, monkeypatch, tmp_path):
-    cache = tmp_path / "cache"
-    shutil.copytree(sharded[1], cache)
-    monkeypatch.setenv("NANOLAB_CACHE", str(cache))
-    monkeypatch.delenv("NANOLAB_DATA", raising=False)
+def test_a_checkpoint_of_shared_weights_resumes_with_one_process(by_two, undisturbed, folders, monkeypatch):
+    monkeypatch.setenv("NANOLAB_CACHE", str(folders(by_two[1]["sharded"])))
     said = []
     config = replace(SAVING, resume="latest", shard_weights=True)
     job = start(config, said.append)
@@ -271,20 +287,15 @@ def test_a_checkpoint_of_shared_weights_resumes_with_one_process(sharded, undist
 
 
 @pytest.mark.slow
-def test_three_ranks_that_share_the_weights_go_on_from_two_and_do_all_that_two_do(kept, sharded, folder, undisturbed):
-    three = folder.with_name("resumed")
-    shutil.copytree(sharded[1], three)
-    found = on_ranks(three, 3, "resume sharded")
+def test_three_ranks_that_share_the_weights_go_on_from_two(by_three, undisturbed):
+    found = by_three["resume sharded"]
     assert found["losses"] == pytest.approx(undisturbed["losses"][2:], rel=TOLERANCE)
     assert_same_weights(found["weights"], undisturbed["weights"])
-    again = folder.with_name("again")
-    shutil.copytree(sharded[1], again)
-    assert_sharded_is_the_same(on_ranks(again, 3, "sharded"), kept[1], undisturbed)
 
 
 @pytest.mark.slow
 def test_a_killed_rank_is_started_again_and_the_end_is_the_same(folder, undisturbed):
-    found = on_ranks(folder, 2, "killed", "--max-restarts", "1")
+    found = on_ranks(2, "--max-restarts", "1", killed=folder)["killed"]
     assert found["restarts"] == 1
     assert found["steps"] == [2, 3, 4, 5]  # from the checkpoint of two steps, not from the beginning
     assert_same_weights(found["weights"], undisturbed["weights"])

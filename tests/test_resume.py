@@ -471,7 +471,7 @@ COMMAND = [sys.executable, "-m", "nanolab", "sft", "--data=toy", "--model_tag=d1
 COMMAND += ["--target_examples_per_step=4", "--eval_every=-1", "--eval_steps=1", "--eval_metrics_max_problems=2"]
 COMMAND += ["--save_every=1", "--keep_last=2", "--resume=latest"]
 KILLS = 20
-STEPS = 6 * KILLS  # more than all killed runs get to, also where the machine is busy and a kill comes late
+STEPS = 3 * KILLS  # more than all killed runs get to, also where the machine is busy and a kill comes late
 KILLED_COMMAND = [*COMMAND, "--model_tag=d4", f"--num_iterations={STEPS}"]
 
 
@@ -514,7 +514,7 @@ def kill_at_a_random_moment(draws, folder, server):
         steps_left -= line.startswith("Step 00")
         if not steps_left or line.startswith("ended"):  # a step is done, the next begins: any moment now
             break
-    time.sleep(draws.uniform(0, 0.2))
+    time.sleep(draws.uniform(0, 0.1))
     if draws.random() < 1 / 3:
         while psutil.pid_exists(pid) and not saving(folder):
             time.sleep(0.0005)
