@@ -82,7 +82,7 @@ def static(model: GPT, static_steps: StepDataset, eager_steps: StepDataset, args
     """Warm up, train, count; print what was found."""
     shapes = possible_shapes("packed", args.device_batch_tokens, static_steps.longest())
     compiled = CompiledGPT(model)
-    compiled.warm_up(shapes, "packed", "float32")
+    compiled.warm_up(shapes, "packed", "float32", most_documents=static_steps.num_examples)
     optimizers = sft_optimizers(model)
     take_step(model, model, optimizers, eager_steps[0])  # the optimizers' states are made here
     seconds, pairs, seen = [], [], Counter()

@@ -36,7 +36,8 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -142,11 +143,11 @@ def main(words: Sequence[str] | None = None):
     found = ours.counts()
     trl = trl_runner(rows, tokenizer, config, args, device) if args.trl else None
     rates = measure_rounds(found, ours, trl, args)
-    for name, count in ours.recompiled.items():
-        found[name].recompilations = count
+    for name in ours.compiled.keys() & found.keys():
+        found[name].recompilations = ours.recompiled[name]
     report_losses(first_loss, found)
     report(args, found, shares_of(device, rates), config, rows[EXAMPLES_PER_STEP:])
-    print_missing(problems)
+    print_missing(problems | ours.too_large)
 
 
 def measure_rounds(found: dict[str, Measured], ours: "Ours", trl: Callable | None, args) -> dict[str, float]:
@@ -157,8 +158,13 @@ def measure_rounds(found: dict[str, Measured], ours: "Ours", trl: Callable | Non
         began = time.perf_counter()
         for name, seconds in ours.one_round().items():
             found[name].seconds.append(seconds)
-        for setting in args.trl_settings if trl else ():
-            add_trl(found, setting, trl(setting=setting), args.steps, ours.device)
+        for setting in list(args.trl_settings) if trl else ():
+            try:
+                add_trl(found, setting, trl(setting=setting), args.steps, ours.device)
+            except torch.OutOfMemoryError as error:
+                args.trl_settings.remove(setting)
+                found.pop(f"TRL {setting}", None)
+                ours.too_large[f"TRL {setting}"] = out_of_memory(error)
         for dtype in dict.fromkeys(way.dtype for way in found.values()):
             rate = matrix_rate(ours.device, dtype, PRODUCT_SIZE[ours.device.type])
             rates[dtype] = max(rate, rates.get(dtype, 0.0))
@@ -230,6 +236,7 @@ def steps_of(rows: Sequence[Row], way: Way, args) -> list[list[Batch]]:
         device_batch_size=SEED_ROWS,
         device_batch_tokens=args.device_batch_tokens,
         static_shapes=way.compiled,
+        most_documents=EXAMPLES_PER_STEP,
     )
     return [lay(rows[i : i + EXAMPLES_PER_STEP]) for i in range(0, len(rows), EXAMPLES_PER_STEP)]
 
@@ -243,7 +250,8 @@ def measured(dtype: str, steps: list[list[Batch]], peak: int | None = None) -> M
 class Ours:
     """Our ways side by side: a model and its optimizers for each dtype, and each way's steps; step 0 warms up.
 
-    `recompiled` counts the graphs that were compiled in the steps of each compiled way.
+    `recompiled` counts the graphs that were compiled in the steps of each compiled way, `too_large` says what did not
+    fit into the card's memory and is left out.
     """
 
     def __init__(self, ways: dict[str, Way], rows: Sequence[Row], args, device: torch.device):
@@ -254,6 +262,7 @@ class Ours:
         self.optimizers = {dtype: sft_optimizers(model, dtype) for dtype, model in self.models.items()}
         self.compiled = {name: CompiledGPT(self.models[way.dtype]) for name, way in ways.items() if way.compiled}
         self.recompiled = dict.fromkeys(self.compiled, 0)
+        self.too_large: dict[str, str] = {}
         self.shapes = possible_shapes("packed", args.device_batch_tokens, longest(rows))
 
     def first_loss(self) -> float:
@@ -266,12 +275,24 @@ class Ours:
     def warm_up(self):
         """Compile what is to be compiled, then do step 0 in all ways: kernels are loaded and optimizers get states."""
         for name, compiled in self.compiled.items():
-            compiled.warm_up(self.shapes, self.ways[name].batching, self.ways[name].dtype)
-        for name in self.ways:
-            self.seconds_of_step(name, 0)
+            way = self.ways[name]
+            with self.leaving_out(name):
+                compiled.warm_up(self.shapes, way.batching, way.dtype, most_documents=EXAMPLES_PER_STEP)
+        for name in list(self.ways):
+            with self.leaving_out(name):
+                self.seconds_of_step(name, 0)
+
+    @contextmanager
+    def leaving_out(self, name: str) -> Iterator[None]:
+        """While entered, a way that takes more memory than the card has is left out: the others may fit."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            self.models[self.ways.pop(name).dtype].zero_grad(set_to_none=True)
+            self.too_large[name] = out_of_memory(error)
 
     def counts(self) -> dict[str, Measured]:
-        """What each way has to do in a round and, on CUDA, its peak."""
+        """What each way has to do in a round and, on CUDA, its peak, for which every step is done once."""
         peaks = self.peaks() if self.device.type == "cuda" else {}
         return {name: measured(way.dtype, self.steps[name][1:], peaks.get(name)) for name, way in self.ways.items()}
 
@@ -289,11 +310,12 @@ class Ours:
         A pass of its own, behind the warm-up and not timed; for CUDA, where bytes of tensors are counted.
         """
         found = {}
-        for name, way in self.ways.items():
+        for name, way in list(self.ways.items()):
             rest = held_bytes(self.device)
             reset_peak(self.device)
-            for number in range(len(self.steps[name])):
-                self.seconds_of_step(name, number)
+            with self.leaving_out(name):
+                for number in range(len(self.steps[name])):
+                    self.seconds_of_step(name, number)
             own = bytes_of(self.models[way.dtype], self.optimizers[way.dtype])
             found[name] = peak_bytes(self.device) - rest + own
         return found
@@ -312,6 +334,11 @@ class Ours:
         seconds = seconds_of(work, self.device)
         self.recompiled[name] += forward.recompilations - before
         return seconds
+
+
+def out_of_memory(error: torch.OutOfMemoryError) -> str:
+    """The first sentence of torch's, which says how much was asked for."""
+    return str(error).partition("\n")[0].partition(". GPU")[0]
 
 
 def bytes_of(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
@@ -371,24 +398,29 @@ def shares_of(device: torch.device, rates: dict[str, float]) -> dict[str, Peak]:
 
 
 def report(args, found: dict[str, Measured], peaks: dict[str, Peak], config: GPTConfig, rows: Sequence[Row]):
-    seed = found["seed"]
     lengths = [len(ids) - 1 for ids, _ in rows]
-    useful = useful_operations(config, sum(lengths), seed.supervised, sum(L * (L + 1) // 2 for L in lengths))
+    learned, pairs = sum(sum(mask[1:]) for _, mask in rows), sum(L * (L + 1) // 2 for L in lengths)
+    useful = useful_operations(config, sum(lengths), learned, pairs)
     print(f"useful arithmetic {useful / args.steps / 1e9:,.0f} GFLOP a step\n")
-    print_table(COLUMNS, [line(name, way, seed, args.steps, useful, peaks) for name, way in found.items()])
+    seed = found.get("seed")
+    print_table(COLUMNS, [line(name, way, seed, learned, args.steps, useful, peaks) for name, way in found.items()])
 
 
-def line(name: str, way: Measured, seed: Measured, steps: int, useful: float, peaks: dict[str, Peak]) -> list[str]:
-    seconds = statistics.median(way.seconds)
-    times = statistics.median(ours / theirs for ours, theirs in zip(way.rates, seed.rates, strict=True))
-    same_rows = way.supervised == seed.supervised  # TRL may shuffle rows of the warm-up among the others
+def line(
+    name: str, way: Measured, seed: Measured | None, learned: int, steps: int, useful: float, peaks: dict[str, Peak]
+) -> list[str]:
+    seconds, times = statistics.median(way.seconds), "-"
+    if seed is not None:
+        pairs = zip(way.rates, seed.rates, strict=True)
+        times = f"{statistics.median(ours / theirs for ours, theirs in pairs):.2f}"
+    same_rows = way.supervised == learned  # TRL may shuffle rows of the warm-up among the others
     share = f"{useful / seconds / peaks[way.dtype].operations:.0%}" if same_rows else "other rows"
     return [
         name,
         f"{seconds / steps:.3f}",
         f"{1 - way.real_tokens / way.slots:.1%}",
         *(f"{count / seconds:,.0f}" for count in (way.slots, way.real_tokens, way.supervised)),
-        f"{times:.2f}",
+        times,
         share,
         "-" if way.peak is None else f"{way.peak / MiB:,.0f}",
         "-" if way.recompilations is None else str(way.recompilations),

@@ -225,16 +225,18 @@ def pack_batch(rows: Sequence[Row], pad_id: int, size: int | None = None, table_
     return Batch(inputs, targets, real_tokens, torch.tensor(borders, dtype=torch.int32))
 
 
-def border_table_size(size: int, documents: int) -> int:
-    """Borders in the table of a static flat row of `size` slots: a number that depends on `size` only.
+def border_table_size(size: int, documents: int, most_documents: int | None = None) -> int:
+    """Borders in the table of a static flat row of `size` slots: the same for all rows of a size.
 
-    One for 8 slots, and 2 for the beginning and the padding. Only a row of `documents` too short for that gets a table
-    twice as large (or 4 times, ...), which costs a compiled model one more shape instead of stopping the run.
+    One for 8 slots, but no more than `most_documents` (the conversations of a step: on CUDA every empty document costs
+    attention as many blocks of threads as a full one), and 2 for the beginning and the padding. Only a row of
+    `documents` too short for that gets a table twice as large (or 4 times, ...), which costs a compiled model one more
+    shape instead of stopping the run.
 
-    >>> border_table_size(2048, documents=20), border_table_size(2048, documents=400)
-    (258, 516)
+    >>> border_table_size(2048, 20), border_table_size(2048, 20, most_documents=32), border_table_size(2048, 400)
+    (258, 34, 516)
     """
-    table_size = size // SLOTS_A_BORDER + 2
+    table_size = min(size // SLOTS_A_BORDER, most_documents or size) + 2
     while table_size < documents + 2:
         table_size *= 2
     return table_size
@@ -252,10 +254,12 @@ def lay_out(
     device_batch_size: int = 4,
     device_batch_tokens: int = 2048,
     static_shapes: bool = False,
+    most_documents: int | None = None,
 ) -> list[Batch]:
     """A step's conversations as micro-batches that give the same gradient, whatever the layout.
 
-    The arguments are those of `layout.plan`, which see; `pad_id` fills padding.
+    The arguments are those of `layout.plan`, which see; `pad_id` fills padding. `most_documents`: conversations that a
+    step can have, for static packed rows (border_table_size).
 
     >>> rows = [([1] * 9, [1] * 9)] * 3
     >>> [tuple(b.inputs.shape) for b in lay_out(rows, pad_id=0, device_batch_size=2)]
@@ -270,17 +274,20 @@ def lay_out(
         device_batch_tokens=device_batch_tokens,
         static_shapes=static_shapes,
     )
-    return batches_of(laid, rows, pad_id)
+    return batches_of(laid, rows, pad_id, most_documents)
 
 
-def batches_of(laid: Plan, rows: Sequence[Row], pad_id: int) -> list[Batch]:
-    """The tensors of a plan: one Batch a micro-batch, `rows` being the conversations that were planned."""
+def batches_of(laid: Plan, rows: Sequence[Row], pad_id: int, most_documents: int | None = None) -> list[Batch]:
+    """The tensors of a plan: one Batch a micro-batch, `rows` being the conversations that were planned.
+
+    `most_documents`: that any step can have, see border_table_size.
+    """
     batches = []
     for micro_batch in laid.micro_batches:
         chosen = [rows[i] for i in micro_batch.rows]
         height, width = micro_batch.shape
         if laid.batching == "packed":
-            table_size = border_table_size(width, len(chosen)) if laid.static_shapes else None
+            table_size = border_table_size(width, len(chosen), most_documents) if laid.static_shapes else None
             batches.append(pack_batch(chosen, pad_id, width, table_size))
         else:
             batches.append(pad_batch(chosen, pad_id, height, width))
@@ -365,7 +372,7 @@ class StepDataset(Dataset):
         rows, left_out, names = self._rows(step)
         shares = [[rows[i] for i in share] for share in self._shares(rows)]
         plans = [self._plan_of(share) for share in shares]
-        batches = batches_of(plans[self.rank], shares[self.rank], self._pad_id)
+        batches = batches_of(plans[self.rank], shares[self.rank], self._pad_id, self.num_examples)
         pairs = sum(len(ids) * (len(ids) - 1) // 2 for ids, _ in rows)
         if self.world_size == 1:
             return Step(batches, len(rows), left_out, names, pairs=pairs)
@@ -387,7 +394,8 @@ class StepDataset(Dataset):
     def _filler(self) -> list[Batch]:
         """What a rank without a conversation computes, so that the others need not wait for it: nothing to learn."""
         row = ([self._pad_id] * 2, [0, 0])
-        return [replace(batch, real_tokens=0) for batch in batches_of(self._plan_of([row]), [row], self._pad_id)]
+        batches = batches_of(self._plan_of([row]), [row], self._pad_id, self.num_examples)
+        return [replace(batch, real_tokens=0) for batch in batches]
 
     def longest(self) -> int:
         """Input slots of the longest conversation: `max_data_tokens` - 1 if there is a limit, else all are rendered."""

@@ -79,16 +79,24 @@ class CompiledGPT:
         return _graphs() - self._graphs_when_warm
 
     def warm_up(
-        self, shapes: Iterable[tuple[int, int]], batching: str, dtype: str, say: Callable[[str], None] = print
+        self,
+        shapes: Iterable[tuple[int, int]],
+        batching: str,
+        dtype: str,
+        say: Callable[[str], None] = print,
+        most_documents: int | None = None,
     ) -> None:
-        """Compile forward and backward for every shape (B, T), with batches of nothing; leaves no gradient behind."""
+        """Compile forward and backward for every shape (B, T), with batches of nothing; leaves no gradient behind.
+
+        `most_documents`: conversations of a step, as the batches' tables of borders were made for.
+        """
         began = time.perf_counter()
         shapes = sorted(shapes, key=lambda shape: shape[0] * shape[1])
         say(f"Compiling for {len(shapes)} shapes: {', '.join(f'{height} x {width}' for height, width in shapes)} ...")
         self.model.train()
         for shape in shapes:
-            self._compile_for(_empty_batch(shape, batching, num_tokens=shape[0] * shape[1]), dtype)
-        self._compile_for(_empty_batch(shapes[0], batching, num_tokens=1), dtype)  # 1 is a size of its own for torch
+            self._compile_for(_empty_batch(shape, batching, shape[0] * shape[1], most_documents), dtype)
+        self._compile_for(_empty_batch(shapes[0], batching, 1, most_documents), dtype)  # 1: a size of its own for torch
         self.model.zero_grad(set_to_none=True)
         self.warm_shapes, self.warm_seconds = shapes, time.perf_counter() - began
         self._graphs_when_warm = _graphs()
@@ -106,13 +114,14 @@ def _graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-def _empty_batch(shape: tuple[int, int], batching: str, num_tokens: int) -> Batch:
+def _empty_batch(shape: tuple[int, int], batching: str, num_tokens: int, most_documents: int | None) -> Batch:
     """A batch of the shape and kind that training will see, of id 0 only, with `num_tokens` targets."""
     inputs = torch.zeros(shape, dtype=torch.long)
     targets = torch.full(shape, IGNORE_INDEX)
     targets.view(-1)[:num_tokens] = 0
     borders = None
     if batching == "packed":
-        borders = torch.full((border_table_size(shape[1], documents=1),), shape[1], dtype=torch.int32)
+        table_size = border_table_size(shape[1], documents=1, most_documents=most_documents)
+        borders = torch.full((table_size,), shape[1], dtype=torch.int32)
         borders[0] = 0
     return Batch(inputs, targets, real_tokens=inputs.numel(), borders=borders)

@@ -106,9 +106,16 @@ def supervised_cross_entropy(
         return _ChunkedCrossEntropy.apply(selected, head_weight, wanted, counted, how)
     loss = torch.zeros((), device=hidden.device)
     with torch.autocast(device, enabled=False):
+        head_weight = _for_products(head_weight, dtype)
         for positions in _chunks(len(selected), len(head_weight)):
             loss += _summed(_Chunk(selected[positions], head_weight, wanted[positions], how), positions, counted)
     return loss
+
+
+def _for_products(head_weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The head in the products' dtype where chunks take it whole: once for all of them. Else tiles are converted."""
+    whole = TILE.get(head_weight.device.type, len(head_weight)) >= len(head_weight)
+    return head_weight.to(dtype) if whole else head_weight
 
 
 def _selected_in_few_sizes(
@@ -169,6 +176,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         longest = chunks[0].stop if chunks else 0
         slopes = hidden.new_empty(longest * len(head_weight), dtype=torch.float32)  # one for all chunks
         with torch.autocast(hidden.device.type, enabled=False):
+            head_weight = _for_products(head_weight, how.dtype)
             for number, positions in enumerate(chunks):
                 chunk = _Chunk(hidden[positions], head_weight, targets[positions], how, slopes)
                 loss += _summed(chunk, positions, counted)

@@ -50,7 +50,7 @@ def pick_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
     """(name, reason) of the precision of the matrix products; the weights are float32 always.
 
     "auto" is bfloat16 on CUDA (Ampere or newer), float32 on MPS, and on a processor bfloat16 if it has instructions for
-    it and a short measurement finds it faster. Without them torch emulates bfloat16, a hundred times slower than float32.
+    it and a short measurement finds it faster. Without them torch emulates it, a hundred times slower than float32.
 
     >>> pick_dtype("float32", torch.device("cpu"))
     ('float32', 'asked for')

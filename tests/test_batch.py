@@ -105,6 +105,9 @@ def test_rows_that_do_not_fit_are_refused():
 def test_a_static_table_depends_on_the_row_only_unless_documents_are_tiny():
     assert border_table_size(2048, 1) == border_table_size(2048, 256) == 258
     assert border_table_size(2048, 257) == 516
+    assert border_table_size(2048, 1, 32) == border_table_size(2048, 32, 32) == border_table_size(16_384, 9, 32) == 34
+    assert border_table_size(64, 2, 32) == 10  # so few slots have no 32 conversations
+    assert border_table_size(64, 9, 32) == 20
 
 
 def test_static_packed_rows_of_one_size_have_tables_of_one_size():

@@ -104,7 +104,9 @@ def test_the_compiled_way_is_the_same_step_and_compiles_nothing_while_it_is_time
 ):
     ours = ours_of(sft_step, "packed", "packed_compiled")
     assert ours.shapes == [(1, 512)]
-    ours.compiled["packed_compiled"].warm_up(ours.shapes, "packed", "float32")
+    ours.compiled["packed_compiled"].warm_up(
+        ours.shapes, "packed", "float32", most_documents=sft_step.EXAMPLES_PER_STEP
+    )
     assert_same(gradient(ours, "packed_compiled"), gradient(ours, "packed"))
     assert set(ours.one_round()) == {"seed", "packed", "packed_compiled"}
     assert ours.recompiled == {"packed_compiled": 0}
@@ -136,6 +138,21 @@ def test_a_peak_is_what_a_way_needs_by_itself(sft_step, monkeypatch):
     steps_of_adamw = 2 * 4  # a number of 4 bytes for the embedding, and one for the head
     own = sum(weight_sizes(config)) + sum(state_sizes(config)) + steps_of_adamw
     assert ours.peaks() == {"seed": 4_000 + own} and done == ["reset", 0, 1, 2]
+
+
+def test_a_way_that_does_not_fit_into_memory_is_left_out_and_named(sft_step, capsys, tokenizer_folder, monkeypatch):
+    seed_backward = sft_step.seed_backward
+
+    def too_large(*arguments, **options):
+        seed_backward(*arguments, **options)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity ...")
+
+    ways = {**sft_step.WAYS, "seed": sft_step.Way(too_large, "padded")}
+    monkeypatch.setattr(sft_step, "WAYS", ways)
+    head, table = run(sft_step, capsys, "--tokenizer", tokenizer_folder, "--ways", "packed")
+    assert list(table) == ["packed", "seed"]
+    assert table["seed"][0] == "CUDA out of memory. Tried to allocate 20.00 GiB: not measured"
+    assert table["packed"][5] == "-" and table["packed"][1] == "0.0%"
 
 
 def test_the_share_is_of_the_data_sheet_where_the_card_is_known(sft_step, monkeypatch):

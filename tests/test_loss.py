@@ -311,6 +311,29 @@ def test_under_autocast_without_gradients_the_loss_is_the_same():
             assert supervised_cross_entropy(hidden, head, targets, SOFTCAP).item() == pytest.approx(with_gradients)
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_head_that_chunks_take_whole_is_converted_once(monkeypatch, grad):
+    monkeypatch.delitem(loss.TILE, "cpu")  # as on CUDA
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", 64 * 300)
+    hidden, head, targets = problem(210, 300)  # four chunks
+    converted = []
+
+    class Conversions(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default:
+                converted.append(tuple(args[0].shape))
+            return function(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        with Conversions(), torch.set_grad_enabled(grad):
+            value = supervised_cross_entropy(hidden, head.clone().requires_grad_(grad), targets, SOFTCAP)
+        expected = value_and_gradients(plain_cross_entropy, hidden, head, targets)
+        ours = value_and_gradients(supervised_cross_entropy, hidden, head, targets)
+    assert converted.count((300, C)) == 1
+    assert value.item() == pytest.approx(ours[0], rel=1e-6)
+    assert_same(ours, expected, loss_tolerance=1e-3, gradient_tolerance=1e-2)
+
+
 class LargestTensor(TorchDispatchMode):
     """Notes the most elements that any operator's result has."""
 

@@ -41,7 +41,9 @@ def run(job: Job, say: Say = print) -> Iterator[Report]:
 def _run(job: Job, say: Say, interrupts: Interrupts) -> Iterator[Report]:
     say = say if job.ranks.leads else say_nothing
     if job.compiled is not None:
-        job.compiled.warm_up(job.shapes, getattr(job.config, "batching", "padded"), job.dtype, say)
+        batching = getattr(job.config, "batching", "padded")
+        most_documents = getattr(job.config, "target_examples_per_step", None)
+        job.compiled.warm_up(job.shapes, batching, job.dtype, say, most_documents)
     if job.broken:
         raise ValueError(
             "A step of this job was broken off while the weights moved: they are of no step now. Make the job anew "
