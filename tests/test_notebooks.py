@@ -8,16 +8,24 @@ from nanolab.course import NOTEBOOKS
 
 QUICK = {
     "07_layouts": {"num_steps": 2, "depth": 2, "rounds": 1},
-    "08_will_it_fit": {"depth": 2, "vocab_size": 16_384, "compile_steps": 1},
-    "09_base_and_mid": {"base_iterations": 12, "mid_iterations": 4, "max_problems": 4},
+    "08_will_it_fit": {"depth": 2, "vocab_size": 8_192, "examples_per_step": 16, "device_batch_tokens": 1_024},
+    "09_base_and_mid": {
+        "depth": 2,
+        "model_tag": "d4",  # the name that 10 to 14 look for: they go on with two layers, too
+        "base_iterations": 8,
+        "mid_iterations": 2,
+        "max_problems": 2,
+        "max_tokens": 32,
+    },
     "10_sft": {"num_iterations": 3, "target_examples_per_step": 8, "device_batch_size": 4, "max_problems": 4},
     "11_active_tokens": {"num_iterations": 3, "num_frozen": 64, "num_held_out": 4},
     "12_does_it_matter": {
-        "num_iterations": 3,
-        "num_iterations_from_mid": 2,
-        "max_problems": 4,
-        "max_tokens": 24,
-        "mid_iterations": 3,
+        "target_examples_per_step": 8,
+        "num_iterations": 2,
+        "num_iterations_from_mid": 1,
+        "max_problems": 2,
+        "max_tokens": 16,
+        "mid_iterations": 2,
         "num_pairs": 2,
         "tiny_iterations": 4,
     },
