@@ -18,8 +18,8 @@ env: .venv/installed
 run: env  # the main job: tokenizer, base, mid, SFT and evaluation on built-in rows, from the notebooks
 	$(BIN)/python -m nanolab.course run
 
-test: env  # two tests at a time, each on one thread; a file's tests stay together
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: env  # two tests at a time, each on one thread; a file's tests stay together, the longest files begin
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: env  # trusted, so that JupyterLab shows the coloured views at once and not only after a run
 	$(BIN)/jupyter trust notebooks/*.ipynb

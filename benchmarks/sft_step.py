@@ -30,6 +30,8 @@ the same run. The seed does more arithmetic than that for nothing.
 time in any step, one to warm up included: weights, optimizer states, gradients, activations, logits. It is that of the
 way by itself, though the weights and states of all dtypes lie on the card together, so that the ways can take turns:
 another dtype's are not counted. "recompilations": graphs that torch compiled in a way's steps after its warm-up.
+
+A way that takes more memory than the card has is left out, and named below the table.
 """
 
 import argparse
@@ -58,6 +60,7 @@ from trl_peer import SETTINGS, TASKS, need_trl, not_here, trl_rate
 from nanolab.batch import Batch, Row, lay_out
 from nanolab.compiled import CompiledGPT, compiler_problem
 from nanolab.convert.names import transformers_weights
+from nanolab.evaluate import mean_loss
 from nanolab.flops import Peak, data_sheet, matrix_rate, useful_operations
 from nanolab.gpt import GPTConfig
 from nanolab.layout import possible_shapes
@@ -158,6 +161,8 @@ def measure_rounds(found: dict[str, Measured], ours: "Ours", trl: Callable | Non
         began = time.perf_counter()
         for name, seconds in ours.one_round().items():
             found[name].seconds.append(seconds)
+        for name in found.keys() & ours.too_large.keys():  # since this round
+            found.pop(name)
         for setting in list(args.trl_settings) if trl else ():
             try:
                 add_trl(found, setting, trl(setting=setting), args.steps, ours.device)
@@ -266,11 +271,8 @@ class Ours:
         self.shapes = possible_shapes("packed", args.device_batch_tokens, longest(rows))
 
     def first_loss(self) -> float:
-        """The loss of step 0 with the weights as they are, in nats a supervised token; no gradient stays."""
-        model = self.models["float32"]
-        loss = backward(model, self.steps["seed"][0])
-        model.zero_grad(set_to_none=True)
-        return loss
+        """The loss of step 0 with the weights as they are, in nats a supervised token."""
+        return mean_loss(self.models["float32"], self.steps["seed"][0])
 
     def warm_up(self):
         """Compile what is to be compiled, then do step 0 in all ways: kernels are loaded and optimizers get states."""
@@ -288,7 +290,8 @@ class Ours:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            self.models[self.ways.pop(name).dtype].zero_grad(set_to_none=True)
+            way = self.ways.pop(name)
+            self.models[way.dtype].zero_grad(set_to_none=True)
             self.too_large[name] = out_of_memory(error)
 
     def counts(self) -> dict[str, Measured]:
@@ -300,9 +303,10 @@ class Ours:
         """All steps but the first in all ways, in turn: each way's seconds."""
         spent = dict.fromkeys(self.ways, 0.0)
         for number in range(1, len(self.steps["seed"])):
-            for name in self.ways:
-                spent[name] += self.seconds_of_step(name, number)
-        return spent
+            for name in list(self.ways):
+                with self.leaving_out(name):
+                    spent[name] += self.seconds_of_step(name, number)
+        return {name: spent[name] for name in self.ways}
 
     def peaks(self) -> dict[str, int]:
         """Bytes that each way holds at most in any of its steps, its own weights and optimizer states with them.
@@ -337,7 +341,7 @@ class Ours:
 
 
 def out_of_memory(error: torch.OutOfMemoryError) -> str:
-    """The first sentence of torch's, which says how much was asked for."""
+    """The beginning of torch's words, which says how much was asked for."""
     return str(error).partition("\n")[0].partition(". GPU")[0]
 
 

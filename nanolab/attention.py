@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nanolab.runtime import KEEPS_GRAPHS
+
 if TYPE_CHECKING:
     from nanolab.gpt import GPTConfig
 
@@ -19,9 +21,9 @@ if torch.backends.cuda.is_built():  # elsewhere it is of no use, and the import 
 
 ROTARY_BASE = 10_000
 HALF_PRECISION = (torch.bfloat16, torch.float16)  # what varlen attention takes
-_KNOWS = inspect.signature(varlen_attn).parameters if varlen_attn is not None else ()
-VARLEN_CAUSAL = {"is_causal": True} if "is_causal" in _KNOWS else {"window_size": (-1, 0)}  # torch 2.10: by name
-VARLEN_GROUPS = "enable_gqa" in _KNOWS  # whether there may be fewer heads of keys than of queries
+_VARLEN_TAKES = inspect.signature(varlen_attn).parameters if varlen_attn is not None else ()
+VARLEN_CAUSAL = {"is_causal": True} if "is_causal" in _VARLEN_TAKES else {"window_size": (-1, 0)}  # torch 2.10: by name
+VARLEN_GROUPS = "enable_gqa" in _VARLEN_TAKES  # whether there may be fewer heads of keys than of queries
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
@@ -123,7 +125,7 @@ def document_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, border
         raise ValueError(f"Documents with borders stand in one flat row (1, T), got {q.size(0)} rows.")
     if q.device.type == "cuda" and q.dtype in HALF_PRECISION:
         return _varlen(q, k, v, borders)
-    if q.device.type == "mps":
+    if q.device.type in KEEPS_GRAPHS:
         return _masked(q, k, v, borders)
     if torch.compiler.is_compiling():
         group = q.size(1) // k.size(1)
@@ -245,7 +247,7 @@ class CausalSelfAttention(nn.Module):
         q = self.c_q(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)  # (B, H, T, D)
         k = self.c_k(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
         v = self.c_v(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
-        # Rotary first, then QK norm, whose result autocast makes float32 on CUDA (torch 2.12), not on a processor.
+        # Rotary first, then QK norm, which autocast makes float32 on CUDA (since torch 2.12), not on a processor.
         q, k = (norm(apply_rotary(part, cos, sin)).to(v.dtype) for part in (q, k))
         grouped = self.n_kv_head != self.n_head
         if borders is not None:

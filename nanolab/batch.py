@@ -226,7 +226,7 @@ def pack_batch(rows: Sequence[Row], pad_id: int, size: int | None = None, table_
 
 
 def border_table_size(size: int, documents: int, most_documents: int | None = None) -> int:
-    """Borders in the table of a static flat row of `size` slots: the same for all rows of a size.
+    """Borders in the table of a static flat row of `size` slots: the same for all rows of a size and a data set.
 
     One for 8 slots, but no more than `most_documents` (the conversations of a step: on CUDA every empty document costs
     attention as many blocks of threads as a full one), and 2 for the beginning and the padding. Only a row of
@@ -372,7 +372,7 @@ class StepDataset(Dataset):
         rows, left_out, names = self._rows(step)
         shares = [[rows[i] for i in share] for share in self._shares(rows)]
         plans = [self._plan_of(share) for share in shares]
-        batches = batches_of(plans[self.rank], shares[self.rank], self._pad_id, self.num_examples)
+        batches = self._batches_of(plans[self.rank], shares[self.rank])
         pairs = sum(len(ids) * (len(ids) - 1) // 2 for ids, _ in rows)
         if self.world_size == 1:
             return Step(batches, len(rows), left_out, names, pairs=pairs)
@@ -383,19 +383,14 @@ class StepDataset(Dataset):
         rows = self._rows(step)[0]
         return self._plan_of([rows[i] for i in self._shares(rows)[self.rank]])
 
-    @property
-    def _pad_id(self) -> int:
-        return self.tokenizer.special("assistant_end")
-
     def _shares(self, rows: list[Row]) -> list[list[int]]:
         """Which of the step's conversations each rank takes."""
         return share_out([len(ids) - 1 for ids, _ in rows], self.world_size)
 
     def _filler(self) -> list[Batch]:
         """What a rank without a conversation computes, so that the others need not wait for it: nothing to learn."""
-        row = ([self._pad_id] * 2, [0, 0])
-        batches = batches_of(self._plan_of([row]), [row], self._pad_id, self.num_examples)
-        return [replace(batch, real_tokens=0) for batch in batches]
+        row = ([self.tokenizer.special("assistant_end")] * 2, [0, 0])
+        return [replace(batch, real_tokens=0) for batch in self._batches_of(self._plan_of([row]), [row])]
 
     def longest(self) -> int:
         """Input slots of the longest conversation: `max_data_tokens` - 1 if there is a limit, else all are rendered."""
@@ -416,6 +411,9 @@ class StepDataset(Dataset):
             device_batch_tokens=self.device_batch_tokens,
             static_shapes=self.static_shapes,
         )
+
+    def _batches_of(self, laid: Plan, rows: list[Row]) -> list[Batch]:
+        return batches_of(laid, rows, self.tokenizer.special("assistant_end"), self.num_examples)
 
     def _rows(self, step: int) -> tuple[list[Row], list[str], list[str]]:
         """The step's conversations, rendered, what was skipped or cut and why, and where the others are from."""

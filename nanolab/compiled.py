@@ -1,9 +1,9 @@
 """Beside the line: torch.compile at the call site. The model knows nothing of it.
 
     compiled = CompiledGPT(model)
-    compiled.warm_up(possible_shapes("packed", 2048, longest), "packed", dtype)    # minutes, once
-    train(model, ..., forward=compiled)
-    compiled.recompilations                                                        # 0, or the batches were not static
+    compiled.warm_up(possible_shapes("packed", 2048, longest), "packed", dtype, most_documents=32)    # minutes, once
+    train(model, ..., forward=compiled)                                     # on steps of 32 conversations
+    compiled.recompilations                                                 # 0, or the batches were not static
 
 A compiled kernel is made for one shape of its inputs. So batches come in a few static shapes (layout.py), every one of
 them is compiled before the first step, and what is compiled after that is counted. What is compiled is one block, once

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from nanolab.batch import IGNORE_INDEX, Row, Step, StepDataset, batches_of, shift
+from nanolab.batch import IGNORE_INDEX, Row, Step, StepDataset, shift
 from nanolab.gpt import GPT
 from nanolab.jobs import Job, run
 from nanolab.render import render_for_completion
@@ -87,9 +87,9 @@ class ChangedTargets(StepDataset):
 
     def __getitem__(self, step: int) -> Step:
         rows, left_out, names = self._rows(step)
-        laid, pad_id = self._plan_of(rows), self.tokenizer.special("assistant_end")
+        laid = self._plan_of(rows)
         changed = [_with_targets(ids, self.rule(ids, mask)) for ids, mask in rows]
-        pairs = zip(batches_of(laid, rows, pad_id), batches_of(laid, changed, pad_id), strict=True)
+        pairs = zip(self._batches_of(laid, rows), self._batches_of(laid, changed), strict=True)
         batches = [replace(own, targets=other.targets, num_tokens=other.num_tokens) for own, other in pairs]
         return Step(batches, len(rows), left_out, names)
 

@@ -34,6 +34,7 @@ CARDS = {
     "RTX 3090 Ti": 80e12,
     "RTX 3090": 71e12,
 }
+LESS = re.compile(r"Laptop|\bMIG\b|-\d+[A-Z]$|4090 D")  # in the name of what is not the whole card
 PRODUCT_SIZE = {"cpu": 1_024, "mps": 4_096, "cuda": 8_192}  # sides of the matrices of a measured product
 
 
@@ -84,12 +85,12 @@ def peak_of(device: torch.device, dtype: str) -> Peak:
 def data_sheet(name: str) -> Peak | None:
     """The peak of a card whose name has one of `CARDS` in it as a word, in bfloat16; None for others.
 
-    A laptop's card has a larger one's name and less power: it is among the others.
+    What is less than the whole card may have its name, and is among the others: a laptop's, a part of one, a 4090 D.
 
     >>> print(data_sheet("NVIDIA H100 80GB HBM3"))
     989 TFLOP/s, the data sheet's of H100
     """
-    known = [] if "Laptop" in name else [card for card in CARDS if re.search(rf"\b{card}\b", name)]
+    known = [] if LESS.search(name) else [card for card in CARDS if re.search(rf"\b{card}\b", name)]
     card = next(iter(known), None)
     return None if card is None else Peak(CARDS[card], f"the data sheet's of {card}")
 

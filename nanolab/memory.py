@@ -45,8 +45,8 @@ import torch
 from nanolab.batch import Batch
 from nanolab.gpt import GPTConfig
 from nanolab.layout import check_batching
-from nanolab.loss import CHUNK_LOGITS, LANES, TILE
-from nanolab.runtime import DTYPES
+from nanolab.loss import CHUNK_LOGITS, LANES, TILE, in_few_sizes
+from nanolab.runtime import DTYPES, KEEPS_GRAPHS
 
 try:
     import resource
@@ -352,6 +352,8 @@ def head_sizes(config: GPTConfig, load: Load, how: _How) -> list[int]:
     CHUNK_LOGITS numbers, and LANES - 1 positions more for rounding.
     """
     C, V, N = config.n_embd, config.vocab_size, load.supervised
+    if how.device_type in KEEPS_GRAPHS:
+        N = min(in_few_sizes(N), load.slots)
     width = min(TILE.get(how.device_type, V), V)  # entries of the vocabulary at a time
     slopes = min(N * V, CHUNK_LOGITS + (LANES - 1) * V)  # n * V
     n = -(-slopes // V)
@@ -367,7 +369,7 @@ def head_sizes(config: GPTConfig, load: Load, how: _How) -> list[int]:
 def backward_sizes(config: GPTConfig, load: Load, how: _How) -> list[int]:
     """Bytes of what the last block's backward holds while the square passes its gradient on: 12 C numbers a slot.
 
-    That is the gradient that comes (which takes the place of the square), 2 x (in two steps), and their product. The
+    That is the gradient that comes (which takes the place of the square), and its product with each of the factors. The
     stream's own gradient takes the place of what the last norm kept. On MPS it can be attention's shares instead.
     """
     C, S = config.n_embd, load.slots

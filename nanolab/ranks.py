@@ -85,6 +85,7 @@ class Ranks:
         """The model wrapped so that a backward pass adds up gradients over ranks; None for a single rank."""
         if self.world_size == 1:
             return None
+        self.gather(None)  # they have read rows and weights, each for as long as it took: the patience of NCCL is short
         device = next(model.parameters()).device
         replica = DistributedDataParallel(
             model,
@@ -101,6 +102,7 @@ class Ranks:
         """
         from torch.distributed.device_mesh import init_device_mesh  # slow, and needed for this only
 
+        self.gather(None)  # as above
         shard(model, init_device_mesh(device.type, (self.world_size,)))
 
 

@@ -60,9 +60,9 @@ def pick_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
             raise ValueError(f"dtype {dtype!r} is unknown; there are: auto, {', '.join(DTYPES)}.")
         return dtype, "asked for"
     if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        if capability < FIRST_WITH_BFLOAT16:
-            return "float32", f"compute capability {capability[0]}.{capability[1]} has no bfloat16 products"
+        major, minor = torch.cuda.get_device_capability(device)
+        if (major, minor) < FIRST_WITH_BFLOAT16:
+            return "float32", f"this card (compute capability {major}.{minor}) has no bfloat16 products"
         return "bfloat16", "the default on CUDA"
     if device.type != "cpu":
         return "float32", f"the default on {device.type}"

@@ -16,7 +16,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so for the processes that t
 settings.register_profile("nanolab", deadline=None)  # a busy machine is slow, and nothing is wrong
 settings.load_profile("nanolab")
 
+# Files that take minutes, so that `make test` does not end with one of them alone (it asks xdist for this order).
+LONGEST_FIRST = ("notebooks", "ranks", "resume", "launch", "jobs", "memory", "fuzz", "damaged_data", "trackers")
+LONGEST_FIRST += ("browser", "full_run", "sandbox", "wheel", "compiled")
+
 BYTES = [bytes([b]) for b in range(NUM_BYTES)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """Whole files in another order; their tests stay in theirs."""
+    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """What test_ranks.py starts under torchrun: trains small jobs on all ranks and leaves what came out in a file.
 
 torchrun --nproc-per-node 2 -m tests.ranks_worker results.pt all=FOLDER half=OTHER_FOLDER
+torchrun --nproc-per-node 2 -m tests.ranks_worker unprepared NAME
 
-Each FOLDER is the cache folder of one thing to do: a start takes longer than any of them.
+Each FOLDER is the cache folder of one thing to do: many are done in one start, which takes long.
 """
 
 import os
@@ -215,12 +216,9 @@ THINGS_TO_DO: dict[str, Callable[[Ranks], dict]] = {
 
 def main(path: str, *to_do: str):
     """Do one thing after the other, and let rank 0 write what came of each."""
-    torch.set_num_threads(1)
-    if path == "unprepared":
-        sys.exit(unprepared(*to_do))
     with joined("cpu") as ranks:
         results = {}
-        for what, folder in (each.split("=") for each in to_do):
+        for what, folder in (each.split("=", 1) for each in to_do):
             os.environ["NANOLAB_CACHE"] = folder
             results[what] = THINGS_TO_DO[what](ranks)
         if ranks.leads:
@@ -228,4 +226,7 @@ def main(path: str, *to_do: str):
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1] == "unprepared":
+        sys.exit(unprepared(sys.argv[2]))
     main(*sys.argv[1:])

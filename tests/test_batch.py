@@ -102,7 +102,7 @@ def test_rows_that_do_not_fit_are_refused():
         pack_batch([row, row], pad_id=9, table_size=2)
 
 
-def test_a_static_table_depends_on_the_row_only_unless_documents_are_tiny():
+def test_a_static_table_depends_on_slots_and_conversations_a_step_unless_documents_are_tiny():
     assert border_table_size(2048, 1) == border_table_size(2048, 256) == 258
     assert border_table_size(2048, 257) == 516
     assert border_table_size(2048, 1, 32) == border_table_size(2048, 32, 32) == border_table_size(16_384, 9, 32) == 34

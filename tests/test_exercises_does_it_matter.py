@@ -48,6 +48,14 @@ def test_another_rule_changes_the_targets_and_nothing_else(steps, rule):
             assert torch.equal(ours.borders, theirs.borders)
 
 
+def test_static_rows_have_tables_as_the_compiler_was_warmed_up_for(small_tokenizer):
+    how = {"batching": "packed", "device_batch_tokens": 1024, "static_shapes": True}
+    steps = StepDataset(sft_mixture(data="toy"), small_tokenizer, 6, **how)
+    changed = ChangedTargets(steps, experiments.all_tokens)
+    tables = [len(batch.borders) for batch in changed[0].batches]
+    assert tables == [len(batch.borders) for batch in steps[0].batches] and set(tables) == {6 + 2}
+
+
 def test_all_tokens_makes_every_real_slot_a_target_and_no_padding(steps):
     changed = ChangedTargets(steps, experiments.all_tokens)[0]
     assert changed.num_tokens == changed.real_tokens

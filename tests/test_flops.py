@@ -50,12 +50,23 @@ NAMES = {  # as CUDA tells them: the card of the data sheet
 }
 
 
+OTHERS = [
+    "NVIDIA RTX A1000",
+    "NVIDIA GeForce RTX 4090 Laptop GPU",
+    "NVIDIA GeForce RTX 4090 D",
+    "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
+    "NVIDIA L40S-48Q",
+    "NVIDIA GB200",
+    "Tesla T4",
+]
+
+
 def test_a_known_card_is_recognised_by_its_name(monkeypatch):
     for name, card in NAMES.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
         assert peak_of(torch.device("cuda"), "bfloat16") == Peak(CARDS[card], f"the data sheet's of {card}")
-    for name in ("NVIDIA RTX A1000", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GB200", "Tesla T4"):
-        assert flops.data_sheet(name) is None
+    for name in OTHERS:
+        assert flops.data_sheet(name) is None, name
 
 
 def test_an_unknown_device_is_measured(monkeypatch):

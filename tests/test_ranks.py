@@ -130,7 +130,7 @@ def by_three(by_two, folders):
     """What three ranks make of everything, also of the checkpoints of two."""
     _, left = by_two
     resumed = {"resume": folders(left["half"]), "resume_sharded": folders(left["sharded"])}
-    return on_ranks(3, all=folders(), collected=folders(), sharded=folders(left["sharded"]), **resumed)
+    return on_ranks(3, **resumed, all=folders(), collected=folders(), sharded=folders(left["sharded"]))
 
 
 @pytest.mark.slow

@@ -503,7 +503,7 @@ for line in sys.stdin:
 def kill_at_a_random_moment(draws, folder, server):
     """Run the command and kill it, every third time while it saves; whether it died there, or None if it ended.
 
-    Every other time it is let do two steps, the first of which is then saved: however slow a disk is, a run gets on.
+    Half of the times it is let do two steps, the first of which is then saved: however slow a disk is, a run gets on.
     """
     server.stdin.write(" ".join(KILLED_COMMAND[3:]) + "\n")
     server.stdin.flush()
