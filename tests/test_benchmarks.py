@@ -140,19 +140,51 @@ def test_a_peak_is_what_a_way_needs_by_itself(sft_step, monkeypatch):
     assert ours.peaks() == {"seed": 4_000 + own} and done == ["reset", 0, 1, 2]
 
 
-def test_a_way_that_does_not_fit_into_memory_is_left_out_and_named(sft_step, capsys, tokenizer_folder, monkeypatch):
+TOO_LARGE = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity ...")
+
+
+@pytest.fixture
+def seed_too_large(sft_step, monkeypatch):
+    """The seed's way, which ends for want of memory when its gradients are there."""
     seed_backward = sft_step.seed_backward
 
     def too_large(*arguments, **options):
         seed_backward(*arguments, **options)
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity ...")
+        raise TOO_LARGE
 
-    ways = {**sft_step.WAYS, "seed": sft_step.Way(too_large, "padded")}
-    monkeypatch.setattr(sft_step, "WAYS", ways)
-    head, table = run(sft_step, capsys, "--tokenizer", tokenizer_folder, "--ways", "packed")
+    monkeypatch.setattr(sft_step, "WAYS", {**sft_step.WAYS, "seed": sft_step.Way(too_large, "padded")})
+
+
+def test_a_way_that_does_not_fit_into_memory_is_left_out_and_named(sft_step, seed_too_large, capsys, tokenizer_folder):
+    _, table = run(sft_step, capsys, "--tokenizer", tokenizer_folder, "--ways", "packed")
     assert list(table) == ["packed", "seed"]
     assert table["seed"][0] == "CUDA out of memory. Tried to allocate 20.00 GiB: not measured"
     assert table["packed"][5] == "-" and table["packed"][1] == "0.0%"
+
+
+@pytest.mark.parametrize("moment", ["warm_up", "peaks", "one_round"])
+def test_what_a_way_leaves_behind_that_did_not_fit_is_not_the_next_ones(sft_step, seed_too_large, moment):
+    ours = ours_of(sft_step, "packed")
+    getattr(ours, moment)()
+    assert list(ours.ways) == ["packed"] and list(ours.too_large) == ["seed"]
+    assert all(weight.grad is None for weight in ours.models["float32"].parameters())
+
+
+def test_a_setting_of_trl_that_does_not_fit_is_left_out_and_named(sft_step, monkeypatch):
+    monkeypatch.setattr(sft_step, "PRODUCT_SIZE", {"cpu": 64})
+    done = {"slots": 9, "real": 9, "supervised": 4, "seconds_per_step": 0.1, "first_loss": 5.0}
+    fits_once = iter([done])
+
+    def trl(setting):
+        if setting == "one_row" and (found := next(fits_once, None)):
+            return found
+        raise TOO_LARGE
+
+    ours = ours_of(sft_step, "packed")
+    found, args = ours.counts(), sft_step.arguments([*SMALL, "--rounds", "2"])
+    sft_step.measure_rounds(found, ours, trl, args)
+    assert list(found) == ["seed", "packed"] and all(len(way.seconds) == 2 for way in found.values())
+    assert list(ours.too_large) == ["TRL padding_free", "TRL one_row"] and args.trl_settings == []
 
 
 def test_the_share_is_of_the_data_sheet_where_the_card_is_known(sft_step, monkeypatch):
