@@ -238,11 +238,14 @@ def check_sampling(max_tokens: int, temperature: float, top_k: int | None, batch
 def sample(logits: torch.Tensor, temperature: float, top_k: int | None, draws: Sequence[float]) -> torch.Tensor:
     """Next ids (B,) from logits (B, V), drawn among the `top_k` best at a temperature above 0.
 
-    `draws`: one number in [0, 1) a row; where it falls in the row's cumulated probabilities is its token.
+    `draws`: one number in [0, 1) a row; where it falls in the row's cumulated probabilities is its token. The ids are
+    on the processor while torch is to be deterministic (`--deterministic`), else where the logits are.
 
     >>> sample(torch.tensor([[0.0, 5.0, 1.0]]), 1.0, None, draws=[0.999]).tolist()
     [2]
     """
+    if torch.are_deterministic_algorithms_enabled():  # CUDA's sums of many numbers are not, and are refused then
+        logits = logits.cpu()
     if top_k is not None:
         worst_kept = logits.topk(min(top_k, logits.size(-1)), dim=-1).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < worst_kept, -torch.inf)

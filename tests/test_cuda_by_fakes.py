@@ -12,6 +12,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanolab import attention
+from nanolab.engine import sample
 from nanolab.gpt import Block, GPTConfig
 
 TAKEN = inspect.signature(varlen_attn).parameters
@@ -103,3 +104,10 @@ def test_nothing_as_wide_as_the_mlp_is_made_in_float32():
     config = GPTConfig.from_depth(4, 300)
     y, dtypes = forward(config, borders=False, width=4 * config.n_embd)
     assert dtypes == {torch.bfloat16}
+
+
+def test_a_token_is_drawn_on_the_processor_where_cuda_may_not_add_up_in_any_order(monkeypatch):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    with fake_cuda_with_autocast():
+        ids = sample(torch.empty(2, 300, device="cuda"), 1.0, top_k=None, draws=[0.1, 0.9])
+    assert ids.device.type == "cpu" and ids.shape == (2,)
