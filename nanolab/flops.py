@@ -90,9 +90,8 @@ def data_sheet(name: str) -> Peak | None:
     >>> print(data_sheet("NVIDIA H100 80GB HBM3"))
     989 TFLOP/s, the data sheet's of H100
     """
-    known = [] if LESS.search(name) else [card for card in CARDS if re.search(rf"\b{card}\b", name)]
-    card = next(iter(known), None)
-    return None if card is None else Peak(CARDS[card], f"the data sheet's of {card}")
+    card = next((card for card in CARDS if re.search(rf"\b{card}\b", name)), None)
+    return None if card is None or LESS.search(name) else Peak(CARDS[card], f"the data sheet's of {card}")
 
 
 def matrix_rate(device: torch.device, dtype: str, size: int, repeats: int = 3) -> float:

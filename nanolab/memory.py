@@ -362,7 +362,8 @@ def head_sizes(config: GPTConfig, load: Load, how: _How) -> list[int]:
     tile, spare = [FLOAT * width * n, how.product * n * C], [FLOAT * n * C] * 3  # making slopes, using them
     if how.casts:
         copies = [how.product * width * C, how.product * width * n]  # a tile of the head, a product
-        tile, spare = tile + copies, spare + copies + [how.product * width * C]
+        following = [how.product * width * C] if width < V else []  # the next tile is made while the last is there
+        tile, spare = tile + copies, spare + copies + following
     return sizes + max(tile, spare, key=sum)
 
 
